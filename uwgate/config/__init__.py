@@ -1,0 +1,1 @@
+"""What the operator wrote, turned into typed, validated, frozen settings."""

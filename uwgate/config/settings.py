@@ -1,0 +1,193 @@
+"""Frozen settings: the only part of ``config`` that the rest of the program sees.
+
+Everything here is already validated: an instance never holds a value that the gateway would
+have to check again. Times are seconds, sizes are bytes, counts are plain integers. ``0`` means
+"off" or "no limit" only where a field says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
+
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A socket address, to listen on or to connect to.
+
+    ``text`` is what the operator wrote (it names the socket in logs and stats).
+
+    ========  =====================================================================
+    kind      fields
+    ========  =====================================================================
+    tcp       ``host`` (IPv4/IPv6 literal without brackets, name, or "" = any), ``port``
+    unix      ``path``: file system path
+    abstract  ``path``: name without the leading ``@``; on the wire NUL + name + NUL (uWSGI)
+    fd        ``number``: inherited descriptor (``fd://N``); listening only
+    shared    ``number``: index of a ``shared-socket`` (``=N``); listening only
+    ========  =====================================================================
+    """
+
+    kind: Literal["tcp", "unix", "abstract", "fd", "shared"]
+    text: str
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """One static node (``http-to``, ``http-fallback``), or the pattern of a mapped one.
+
+    ``modifier1``/``modifier2`` are None where the node does not say; ``http-modifier1/2``
+    then decide. ``weight`` >= 1.
+    """
+
+    endpoint: Endpoint
+    protocol: Literal["uwsgi", "http"] = "uwsgi"
+    modifier1: int | None = None
+    modifier2: int | None = None
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class MapperSettings:
+    """How a routing key (the Host value) becomes a node; exactly one is active.
+
+    ``static``: the ``nodes`` list. ``base``: ``value`` + key. ``pattern``: ``value`` with ``%s``
+    replaced by the key. ``code``: ``function`` of Python file ``value`` is called with the key and
+    returns ``"addr[,modifier1]"`` or None (plain or async), within ``code_timeout`` seconds.
+    """
+
+    kind: Literal["static", "base", "pattern", "code"] = "static"
+    value: str = ""
+    function: str = ""
+    modifier1: int = 0
+    code_timeout: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSettings:
+    """One ``http`` option: where to listen."""
+
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorPage:
+    """``error-page-NNN = FILE``: the file's bytes, read at start-up, and its media type."""
+
+    body: bytes
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """The HTTP router (options ``http-*``)."""
+
+    listeners: tuple[ListenerSettings, ...]
+    nodes: tuple[NodeSettings, ...] = ()
+    fallback: tuple[NodeSettings, ...] = ()
+    mapper: MapperSettings = MapperSettings()
+    algo: Literal["wrr", "lrc", "wlrc", "iphash"] = "wrr"
+    processes: int = 1
+    modifier1: int = 0
+    modifier2: int = 0
+    variables: tuple[tuple[bytes, bytes], ...] = ()  # http-var, in option order
+
+    # Time limits, seconds.
+    timeout: float = 60.0  # inactivity
+    headers_timeout: float = 60.0  # absolute: a request head, first byte to last
+    connect_timeout: float = 60.0
+    keepalive: bool = True
+    keepalive_timeout: float = 60.0  # idle client between requests
+    node_keepalive_timeout: float = 60.0  # idle connection to an HTTP node
+    node_keepalive: int = 256  # idle connections kept per HTTP node; 0 = none
+    body_min_rate: int = 500  # bytes/s a request body must sustain after 20 s; 0 = off
+    gracetime: float = 30.0  # how long a failed node is skipped
+    max_retries: int = 3
+    resolve_interval: float = 30.0  # host names of nodes are looked up again this often
+    drain_timeout: float = 60.0  # in-flight requests get this long after SIGTERM
+
+    # Limits, bytes.
+    max_head: int = 65536  # request line and fields
+    max_headers: int = 128  # number of fields
+    max_body: int = 0  # http-max-body; 0 = no limit
+    body_buffer: int = 1 << 20  # chunked bodies for uwsgi nodes: this much in memory, then a file
+    max_spool: int = 1 << 30  # and never more than this
+
+    # Behaviour.
+    manage_expect: int = 0  # 0 off, 1 answer 100, >1 also the largest Content-Length allowed
+    auto_chunked: bool = True
+    auto_gzip: bool = False
+    raw_body: bool = False
+    websockets: bool = True
+    chunked_input: bool = False  # uwsgi nodes get chunked bodies still chunked
+    manage_source: bool = False
+    manage_rtsp: bool = False
+    server_name_as_http_host: bool = False
+    proxy_protocol: bool = False
+    stud_prefix: tuple[str, ...] = ()  # addresses of TLS off-loaders
+    trusted_proxies: tuple[Network, ...] = ()  # http-trusted-proxy: whose X-Forwarded-* is kept
+    trust_unix: bool = False  # http-trusted-proxy = unix: peers of unix listeners are trusted
+    x_forwarded: bool = True  # set X-Forwarded-For/-Proto/-Host towards HTTP nodes
+    forwarded: bool = False  # set RFC 7239 Forwarded towards nodes
+    via: str = "uwgate"  # pseudonym in Via towards HTTP nodes; "" = no Via
+    allow_underscores: bool = False  # uwsgi nodes: keep header names with "_"
+    uid: int | None = None
+    gid: int | None = None
+    quiet: bool = False  # do not log connect failures
+    error_pages: dict[int, ErrorPage] = field(default_factory=dict)
+    nodelay: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLogSettings:
+    """The request log; None of it is active unless ``enabled``.
+
+    ``format``: "default" (HAProxy-style facts), "json", or a uWSGI ``log-format`` template.
+    ``path``: file, or "" for the main log (standard output).
+    """
+
+    enabled: bool = False
+    format: str = "default"
+    path: str = ""
+    x_forwarded_for: bool = False  # log-x-forwarded-for
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSettings:
+    """The master and what it binds."""
+
+    listen: int = 1024  # backlog
+    shared_sockets: tuple[Endpoint, ...] = ()
+    undeferred: tuple[bool, ...] = ()  # same length: True = no TCP_DEFER_ACCEPT on that one
+    reuse_port: bool = False
+    freebind: bool = False
+    defer_accept: int = 4  # seconds; 0 = off
+    chmod_socket: int | None = None  # mode of unix sockets
+    umask: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    pidfile: str = ""
+    chdir: str = ""
+    stats: Endpoint | None = None  # http-stats
+    stats_minified: bool = False
+    stats_http: bool = False
+    log_file: str = ""  # logto; "" = standard error
+    vacuum: bool = False
+    respawn_delay: float = 1.0
+    procname: str = "uwgate"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The whole configuration of one instance."""
+
+    process: ProcessSettings = ProcessSettings()
+    http: HttpSettings | None = None
+    request_log: RequestLogSettings = RequestLogSettings()

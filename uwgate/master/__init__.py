@@ -1,0 +1,1 @@
+"""Processes: binding, forking, supervising, draining. No asyncio in the master process itself."""

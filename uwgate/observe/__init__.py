@@ -1,0 +1,1 @@
+"""Reads the counters and serves them: stats JSON, Prometheus text, request log."""

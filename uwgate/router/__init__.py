@@ -1,0 +1,1 @@
+"""The event loop: gateways, exchanges and connections to nodes. The only room that knows asyncio."""

@@ -1,0 +1,61 @@
+"""Counters of one worker: plain integers on slotted objects; the data path only does ``+=``.
+
+Nothing here is summed or formatted while requests flow: ``snapshot`` turns a tally into plain JSON
+values when the master asks (schema in its docstring), ``observe.counters`` sums over workers.
+"""
+
+from __future__ import annotations
+
+from uwgate.router.errors import Failure
+
+
+class Tally:
+    """What one gateway counted since its worker started."""
+
+    __slots__ = (
+        "accepted",
+        "active_requests",
+        "connections",
+        "errors",
+        "node_connects",
+        "node_reuses",
+        "requests",
+        "responses",
+        "retries",
+        "rx",
+        "time_micros",
+        "tunnels",
+        "tx",
+    )
+
+    def __init__(self) -> None:
+        self.accepted = 0  # client connections since start
+        self.connections = 0  # client connections open now (uWSGI: active_sessions)
+        self.active_requests = 0
+        self.requests = 0  # requests whose head was understood
+        self.responses = [0] * 600  # by status code; own error responses included
+        self.errors = dict.fromkeys(Failure, 0)
+        self.retries = 0
+        self.node_connects = 0
+        self.node_reuses = 0
+        self.tunnels = 0  # upgraded connections since start
+        self.rx = 0  # bytes received from clients
+        self.tx = 0  # bytes sent to clients
+        self.time_micros = 0  # sum of request durations, where they were measured
+
+    def snapshot(self) -> dict[str, object]:
+        """Plain values for JSON.
+
+        ``{"accepted": int, "connections": int, "active_requests": int, "requests": int,
+        "retries": int, "node_connects": int, "node_reuses": int, "tunnels": int, "rx": int,
+        "tx": int, "time_micros": int, "responses": {"200": int, …} (non-zero only),
+        "errors": {log word: int, …} (every word)}``
+        """
+        plain: dict[str, object] = {
+            name: getattr(self, name)
+            for name in self.__slots__
+            if name not in ("errors", "responses")
+        }
+        plain["responses"] = {str(i): n for i, n in enumerate(self.responses) if n}
+        plain["errors"] = {failure.word: n for failure, n in self.errors.items()}
+        return plain
