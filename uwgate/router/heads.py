@@ -1,0 +1,120 @@
+"""Request heads for nodes, where the request is more than a plain one (see Exchange.http_head)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from uwgate.protocols.http1_request import CHUNKED
+from uwgate.protocols.uwsgi import packet, request_line_vars, var
+
+if TYPE_CHECKING:
+    from uwgate.router.exchange import Exchange
+
+_CHUNKED_VAR = var(b"HTTP_TRANSFER_ENCODING", b"chunked")
+_EXPECT_VAR = var(b"HTTP_EXPECT", b"100-continue")
+_UPGRADE_VAR = var(b"HTTP_CONNECTION", b"Upgrade")
+
+
+def http_head(exchange: Exchange) -> bytes:
+    """The head for an HTTP node: fields of the client, then those that are ours to say."""
+    block, front = exchange.block, exchange.front
+    settings = exchange.gateway.settings
+    parts = [exchange.request.line, block.forward, exchange.extra]
+    if block.upgrade:
+        parts.append(b"\r\nConnection: Upgrade\r\nUpgrade: " + block.upgrade)
+    if block.expect and exchange.request.minor and not settings.manage_expect:
+        parts.append(b"\r\nExpect: 100-continue")
+    if block.host is None:  # HTTP/1.0 without Host; the node gets HTTP/1.1 (RFC 9112 §3.2)
+        parts.append(b"\r\nHost: " + exchange.gateway.server_name)
+    if settings.x_forwarded:
+        if block.x_for:
+            parts.append(b"\r\nX-Forwarded-For: " + block.x_for)
+            if front.client:
+                parts.append(b", " + front.client)
+            proto = block.x_proto or b"http"
+            parts.append(b"\r\nX-Forwarded-Proto: " + proto)
+        else:
+            parts.append(front.http_tail[:-4])
+    if settings.forwarded:
+        parts.append(b"\r\nForwarded: " + forwarded(exchange))
+    parts.append(b"\r\n\r\n")
+    return b"".join(parts)
+
+
+def forwarded(exchange: Exchange) -> bytes:
+    """The Forwarded element of this hop behind those of a trusted peer (RFC 7239 §4)."""
+    block, client = exchange.block, exchange.front.client
+    node = b"unknown" if not client else b'"[%b]"' % client if b":" in client else client
+    element = b"for=%b;proto=http" % node
+    if block.host is not None:
+        element += b';host="%b"' % block.host
+    return b"%b, %b" % (block.forwarded_in, element) if block.forwarded_in else element
+
+
+def uwsgi_packet(exchange: Exchange) -> bytes:
+    """The packet for a uwsgi node (spec: variables of uWSGI's router, in its order).
+
+    Raises PacketError if the target does not decode or the variables do not fit.
+    """
+    gateway, block, node, request = (
+        exchange.gateway,
+        exchange.block,
+        exchange.node,
+        exchange.request,
+    )
+    assert node is not None
+    line = request.variables
+    if not line:
+        line = request.variables = request_line_vars(
+            request.method, request.target, request.protocol
+        )
+    settings = gateway.settings
+    modifier1 = settings.modifier1 or node.modifier1
+    modifier2 = settings.modifier2 or node.modifier2
+    if block.simple and not settings.forwarded:
+        extra = exchange.extra_variables
+    else:
+        extra = exchange.extra_variables + _uncommon_variables(exchange)
+    if modifier1 == 123:
+        modifier1 = 0  # uWSGI: the mark of a raw node, never on the wire
+    whole = packet(
+        modifier1,
+        modifier2,
+        line,
+        exchange.front.uwsgi_constants,
+        block.variables,
+        extra,
+        gateway.uwsgi_tail,
+    )
+    if gateway.timed:
+        exchange.packet_size = len(whole)
+        exchange.variables_sent = whole
+    return whole
+
+
+def _uncommon_variables(exchange: Exchange) -> bytes:
+    block, settings = exchange.block, exchange.gateway.settings
+    parts = []
+    if block.upgrade:
+        parts.append(_UPGRADE_VAR + var(b"HTTP_UPGRADE", block.upgrade))
+    if block.expect:
+        parts.append(_EXPECT_VAR)
+    if block.length == CHUNKED:
+        spool = exchange.spool
+        parts.append(
+            _CHUNKED_VAR if spool is None else var(b"CONTENT_LENGTH", str(spool.size).encode())
+        )
+    if settings.forwarded:
+        parts.append(var(b"HTTP_FORWARDED", forwarded(exchange)))
+    return b"".join(parts)
+
+
+def expect(exchange: Exchange) -> None:
+    """``Expect: 100-continue`` once a node is found (RFC 9110 §10.1.1).
+
+    An HTTP node gets the expectation and answers itself, unless http-manage-expect. A uwsgi node
+    has no way to, so the gateway does.
+    """
+    node = exchange.node
+    if exchange.gateway.settings.manage_expect or (node is not None and node.protocol == "uwsgi"):
+        exchange.front.send_continue()

@@ -1,0 +1,349 @@
+"""The HTTP router: listeners, nodes, parsers and counters of one worker."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from ipaddress import ip_address
+from typing import cast
+
+from uwgate.config.settings import HttpSettings, ListenerSettings
+from uwgate.protocols.http1 import Fault, Http1Error
+from uwgate.protocols.http1_request import (
+    RequestLine,
+    RequestParser,
+    RequestPolicy,
+    parse_request_line,
+)
+from uwgate.protocols.http1_response import ResponseParser, ResponsePolicy
+from uwgate.protocols.uwsgi import var
+from uwgate.router.balance import Address, Node, NodeGroup
+from uwgate.router.clock import Clock
+from uwgate.router.errors import Failure
+from uwgate.router.facts import RequestFacts, RequestLog
+from uwgate.router.http1_front import Http1Front
+from uwgate.router.poller import Poller
+from uwgate.router.resolve import make_resolver
+from uwgate.router.tally import Tally
+from uwgate.router.upstream import HttpBack
+
+_ACCEPT = re.compile(rb"(?i)\r\nAccept:[ \t]*([^\r\n]*)")
+_RTSP_LINE = re.compile(rb"([A-Z_]+) ([\x21\x22\x24-\x7e]+) RTSP/1\.0")
+_RTSP_TARGET = re.compile(rb"rtsp://([A-Za-z0-9._:\[\]-]+)(/.*)")
+
+
+class Listener:
+    """One listening socket of this worker. ``uwsgi_constants``: the variables that are the same for
+    all its requests (SCRIPT_NAME, SERVER_NAME, SERVER_PORT, UWSGI_ROUTER)."""
+
+    __slots__ = ("name", "server", "settings", "uwsgi_constants")
+
+    def __init__(
+        self, settings: ListenerSettings, sock: socket.socket, gateway: HttpGateway
+    ) -> None:
+        self.settings = settings
+        self.server: asyncio.AbstractServer | None = None
+        self.name, port = _listener_name(settings, sock)
+        named = not gateway.settings.server_name_as_http_host
+        self.uwsgi_constants = b"".join(
+            (
+                var(b"SCRIPT_NAME", b""),
+                var(b"SERVER_NAME", gateway.server_name) if named else b"",
+                var(b"SERVER_PORT", port),
+                var(b"UWSGI_ROUTER", b"http"),
+            )
+        )
+
+
+def _listener_name(settings: ListenerSettings, sock: socket.socket) -> tuple[str, bytes]:
+    """``(name for the stats, SERVER_PORT)`` of a bound socket."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        host, port = sock.getsockname()[:2]
+        if sock.family == socket.AF_INET6:
+            host = f"[{host}]"
+        return f"{host}:{port}", str(port).encode()
+    name = sock.getsockname()
+    if isinstance(name, bytes):  # abstract
+        return "@" + name.strip(b"\0").decode("utf-8", "replace"), b""
+    return name or settings.endpoint.text, b""
+
+
+class HttpGateway:
+    """Everything that the requests of one worker share.
+
+    ``timed``: durations are measured (a request log or statistics want them). ``log`` takes one line
+    for the main log.
+    """
+
+    def __init__(
+        self,
+        settings: HttpSettings,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        request_log: RequestLog | None = None,
+        server_name: bytes = b"localhost",
+        log: Callable[[str], None] = print,
+    ) -> None:
+        self.settings = settings
+        self.loop = loop
+        self.log = log
+        self.request_log = request_log
+        self.timed = request_log is not None
+        self.server_name = server_name
+        self.default_key = server_name.decode("ascii", "replace").lower()
+        self.clock = Clock(loop)
+        self.poller = Poller(loop)
+        self.tally = Tally()
+        self.fronts: set[Http1Front] = set()
+        self.backs: set[HttpBack] = set()
+        self.listeners: list[Listener] = []
+        self.draining = False
+        self.keepalive = settings.keepalive
+        self.has_preface = settings.proxy_protocol or bool(settings.stud_prefix)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._trust_cache: dict[bytes, bool] = {}
+        self._on_drained: Callable[[], None] | None = None
+        self._make_parsers()
+        self._make_nodes()
+
+    def _make_parsers(self) -> None:
+        settings = self.settings
+
+        def policy(*, trusted: bool) -> RequestPolicy:
+            return RequestPolicy(
+                trusted=trusted,
+                x_forwarded=settings.x_forwarded,
+                forwarded=settings.forwarded,
+                via=settings.via.encode("ascii"),
+                allow_underscores=settings.allow_underscores,
+                server_name_as_host=settings.server_name_as_http_host,
+                max_fields=settings.max_headers,
+            )
+
+        self.parser = RequestParser(policy(trusted=False))
+        self.trusted_parser = RequestParser(policy(trusted=True))
+        self.responses = ResponseParser(ResponsePolicy(gzip=settings.auto_gzip))
+        self.uwsgi_tail = b"".join(var(key, value) for key, value in settings.variables)
+
+    def _make_nodes(self) -> None:
+        settings = self.settings
+        nodes = [Node(node) for node in settings.nodes]
+        fallback = [Node(node, fallback=True) for node in settings.fallback]
+        self.static_nodes = [*nodes, *fallback]
+        self.mapped = settings.mapper.kind != "static"
+        self.resolver = make_resolver(settings, nodes, self.clock, self.log)
+        self._static_group = NodeGroup(nodes, "wrr", self.clock)
+        self.fallback = NodeGroup(fallback, "wrr", self.clock) if fallback else None
+        # Mapped nodes may be of either kind.
+        self.any_uwsgi = self.mapped or any(node.protocol == "uwsgi" for node in self.static_nodes)
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def start(self, sockets: Sequence[tuple[ListenerSettings, socket.socket]]) -> None:
+        """Look up the nodes' names, then accept. The sockets are bound and listening."""
+        self.clock.start()
+        named = [node for node in self.static_nodes if not node.addresses]
+        if named:
+            await self.look_up(named)
+            self._spawn(self._keep_looking_up(named))
+        for settings, sock in sockets:
+            listener = Listener(settings, sock, self)
+            self.listeners.append(listener)
+            accept = partial(Http1Front, self, listener)
+            if sock.family == socket.AF_UNIX:
+                listener.server = await self.loop.create_unix_server(accept, sock=sock)
+            else:
+                listener.server = await self.loop.create_server(accept, sock=sock)
+
+    def drain(self, on_drained: Callable[[], None] | None = None) -> None:
+        """Stop accepting, close idle connections, let requests under way finish."""
+        self._on_drained = on_drained
+        self.draining = True
+        self.keepalive = False
+        for listener in self.listeners:
+            if listener.server is not None:
+                listener.server.close()
+        for front in list(self.fronts):
+            front.drain()
+        for node in self._all_nodes():
+            for back in node.idle[:]:
+                back.transport.close()
+        self.check_drained()
+
+    @property
+    def drained(self) -> bool:
+        """Whether no client connection is left."""
+        return not self.fronts
+
+    def check_drained(self) -> None:
+        """Tell whoever asked, once nothing is left."""
+        if self._on_drained is not None and self.drained:
+            callback, self._on_drained = self._on_drained, None
+            callback()
+
+    async def close(self) -> None:
+        """Cut what is left and free everything."""
+        self.draining = True
+        self.keepalive = False
+        for listener in self.listeners:
+            if listener.server is not None:
+                listener.server.close()
+        for task in self._tasks:
+            task.cancel()
+        for front in list(self.fronts):
+            if front.exchange.phase:
+                front.exchange.abort(Failure.KILLED)
+            front.transport.abort()
+        for back in list(self.backs):
+            back.abort()
+        await asyncio.sleep(0)  # the loop delivers connection_lost
+        self.clock.stop()
+        self.poller.close()
+
+    def snapshot(self) -> dict[str, object]:
+        """Counters and nodes as plain values for the stats."""
+        return {
+            "tally": self.tally.snapshot(),
+            "listeners": [listener.name for listener in self.listeners],
+            "nodes": [node.snapshot() for node in self._all_nodes()],
+        }
+
+    def _all_nodes(self) -> list[Node]:
+        if self.mapped:
+            return [*self.resolver.nodes(), *self.static_nodes]
+        return self.static_nodes
+
+    def last_resort(self, tried: Sequence[Node]) -> Node | None:
+        """A marked static node that may be tried again where no other is left."""
+        if self.mapped:
+            return None
+        return self._static_group.last_resort(tried)
+
+    # --- names of nodes ---------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _keep_looking_up(self, nodes: Sequence[Node]) -> None:
+        while True:
+            await asyncio.sleep(self.settings.resolve_interval)
+            await self.look_up(nodes)
+
+    async def look_up(self, nodes: Sequence[Node]) -> None:
+        """Find the addresses of nodes that are named by a host name."""
+        for node in nodes:
+            endpoint = node.endpoint
+            try:
+                found = await self.loop.getaddrinfo(
+                    endpoint.host, endpoint.port, type=socket.SOCK_STREAM
+                )
+            except OSError as error:
+                # What was found before stays: a name server that is away is not a node that is.
+                if not node.addresses:
+                    self.log(f"cannot resolve node {node.name}: {error.strerror or error}")
+                continue
+            node.addresses = tuple(
+                dict.fromkeys((int(entry[0]), cast(Address, entry[4])) for entry in found)
+            )
+
+    # --- questions of the fronts ------------------------------------------------------------------
+
+    def trusts(self, client: bytes) -> bool:
+        """Whether forwarding fields of this peer are believed (http-trusted-proxy)."""
+        settings = self.settings
+        if not client:
+            return settings.trust_unix
+        if not settings.trusted_proxies:
+            return False
+        known = self._trust_cache.get(client)
+        if known is None:
+            if len(self._trust_cache) > 10_000:
+                self._trust_cache.clear()
+            address = ip_address(client.decode("ascii").partition("%")[0])
+            known = any(address in network for network in settings.trusted_proxies)
+            self._trust_cache[client] = known
+        return known
+
+    def parse_line(self, line: bytes) -> RequestLine:
+        """A request line in the general path, with the raw protocols that options allow."""
+        if self.settings.manage_rtsp and line.endswith(b" RTSP/1.0"):
+            match = _RTSP_LINE.fullmatch(line)
+            if match is None:
+                raise Http1Error(Fault.BAD_MESSAGE, "RTSP request line")
+            target = _RTSP_TARGET.fullmatch(match[2])
+            request = RequestLine(match[1], target[2] if target else match[2], 0, line)
+            request.protocol = b"RTSP/1.0"
+            if target:
+                request.authority = target[1]
+            return request
+        return parse_request_line(line)
+
+    def is_raw(self, request: RequestLine) -> bool:
+        """Whether the session becomes a tunnel as soon as the head is sent (uWSGI's raw mode)."""
+        settings = self.settings
+        return (settings.manage_source and request.method == b"SOURCE") or (
+            request.protocol == b"RTSP/1.0"
+        )
+
+    @staticmethod
+    def accept_of(raw: bytes) -> bytes:
+        """The value of the first Accept field in a header block."""
+        match = _ACCEPT.search(raw)
+        return match[1] if match is not None else b""
+
+    # --- request log --------------------------------------------------------------------------------
+
+    def log_refused(self, front: Http1Front, failure: Failure) -> None:
+        """A request whose head was refused: it has no exchange, but a log line."""
+        if self.request_log is None:
+            return
+        front.exchange.forget()
+        self.finished(front, failure, time.monotonic())
+
+    def finished(self, front: Http1Front, failure: Failure | None, now: float) -> None:
+        """Count the time of a request and log its facts."""
+        exchange, request = front.exchange, front.request
+        started = exchange.started_at or now
+        total = int((now - started) * 1e6)
+        self.tally.time_micros += total
+        if self.request_log is None:
+            return
+        node, block = exchange.node, front.block
+        self.request_log(
+            RequestFacts(
+                method=request.method if request else b"",
+                target=request.target if request else b"",
+                protocol=request.protocol if request else b"",
+                host=block.host or b"",
+                client=front.client,
+                client_port=front.client_port,
+                fields=block.raw[2:-2] + exchange.extra,
+                status=front.status,
+                started=time.time() - (now - started),
+                connect_micros=_since(started, exchange.connected_at),
+                first_byte_micros=_since(started, exchange.first_byte_at),
+                total_micros=total,
+                request_body=exchange.request_size,
+                response_head=front.head_bytes,
+                response_body=front.sent_bytes,
+                response_fields=0,
+                node=node.name if node is not None else "",
+                attempts=exchange.attempts,
+                failure=failure,
+                keepalive=front.persist,
+                variables=exchange.count_variables(),
+                packet=exchange.packet_size,
+                modifier1=node.modifier1 if node is not None else 0,
+                modifier2=node.modifier2 if node is not None else 0,
+            )
+        )
+
+
+def _since(started: float, moment: float) -> int:
+    return int((moment - started) * 1e6) if moment else -1

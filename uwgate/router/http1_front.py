@@ -1,0 +1,766 @@
+"""A client's HTTP/1 connection: from received bytes to exchanges, and responses back.
+
+The usual request, a complete plain head in one piece with nothing behind it, takes the first lines
+of ``data_received``. Everything else goes through one general state machine with the same grammar.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, cast
+
+from uwgate.protocols.chunked import ChunkedError, ChunkedReader, encode_chunk, last_chunk
+from uwgate.protocols.http1 import BROKEN_LINE, Fault, Http1Error
+from uwgate.protocols.http1_request import (
+    CHUNKED as BODY_CHUNKED,
+)
+from uwgate.protocols.http1_request import (
+    RequestBlock,
+    RequestLine,
+    VaryingLines,
+    parse_request_line,
+)
+from uwgate.protocols.http1_response import ResponseHead
+from uwgate.protocols.uwsgi import var
+from uwgate.router import responder
+from uwgate.router.errors import Failure
+from uwgate.router.exchange import IDLE, Exchange
+from uwgate.router.preface import Preface, PrefaceError
+from uwgate.router.responder import CHUNKED, NONE, PLAIN, UNTIL_CLOSE
+
+if TYPE_CHECKING:
+    from uwgate.router.http import HttpGateway, Listener
+
+# Stages of a connection.
+HEAD, BODY, WAIT, TUNNEL, LINGER, PREFACE, GONE = range(7)
+
+_NOT_YET = RequestBlock(b"")  # equal to no block
+_LINGER = 2.0  # seconds a refused client gets to read why
+_BODY_GRACE = 20.0  # seconds before a body's rate counts
+_PIPELINE_LIMIT = 65536  # bytes of further requests read ahead
+
+FAILURES = {
+    Fault.BAD_MESSAGE: Failure.BAD_REQUEST,
+    Fault.BAD_FRAMING: Failure.BAD_FRAMING,
+    Fault.BAD_HOST: Failure.BAD_HOST,
+    Fault.TOO_MANY_FIELDS: Failure.HEAD_TOO_LARGE,
+    Fault.BAD_VERSION: Failure.VERSION,
+    Fault.UNKNOWN_CODING: Failure.NOT_IMPLEMENTED,
+    Fault.BAD_EXPECTATION: Failure.EXPECTATION,
+}
+
+
+class Http1Front(asyncio.Protocol):
+    """One client connection. At most one exchange is under way; further requests wait."""
+
+    __slots__ = (
+        "block",
+        "body_bytes",
+        "body_since",
+        "buffer",
+        "client",
+        "client_port",
+        "deadline",
+        "due",
+        "eof",
+        "exchange",
+        "framing",
+        "gateway",
+        "gzip",
+        "head_bytes",
+        "http_tail",
+        "left",
+        "line",
+        "listener",
+        "parser",
+        "persist",
+        "preface",
+        "reader",
+        "reading",
+        "request",
+        "scanned",
+        "sent_bytes",
+        "stage",
+        "status",
+        "transport",
+        "uwsgi_constants",
+        "varying",
+        "waited",
+    )
+
+    def __init__(self, gateway: HttpGateway, listener: Listener) -> None:
+        self.gateway = gateway
+        self.listener = listener
+        self.stage = HEAD
+        self.block = _NOT_YET
+        self.line = b""
+        self.request: RequestLine | None = None
+        self.buffer: bytearray | None = None
+        self.varying: VaryingLines | None = None
+        self.reader: ChunkedReader | None = None
+        self.preface: Preface | None = None
+        self.gzip: responder.Gzip | None = None
+        self.exchange = Exchange(gateway, self)
+        self.scanned = 0
+        self.left = 0
+        self.due = 0
+        self.persist = True
+        self.reading = True
+        self.waited = False  # 100 Continue was sent
+        self.eof = False  # the client sends no more
+        self.framing = NONE
+        self.status = 0
+        self.body_bytes = 0
+        self.body_since = 0.0
+        self.head_bytes = 0
+        self.sent_bytes = 0
+
+    # --- asyncio.Protocol -----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        gateway = self.gateway
+        gateway.fronts.add(self)
+        gateway.tally.accepted += 1
+        gateway.tally.connections += 1
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.set_client(peer[0].encode("ascii"), peer[1], tls=False)
+        else:
+            self.set_client(b"", 0, tls=False)
+        if gateway.has_preface:
+            self.preface = Preface.for_peer(gateway.settings, self.client)
+            if self.preface is not None:
+                self.stage = PREFACE
+        self.deadline = gateway.clock.now + gateway.settings.headers_timeout
+        gateway.clock.watch(self)
+
+    def set_client(self, address: bytes, port: int, *, tls: bool) -> None:
+        """Who the client is (socket peer, or what a PROXY header says): the constants of it."""
+        gateway = self.gateway
+        self.client = address
+        self.client_port = port
+        trusted = gateway.trusts(address)
+        self.parser = gateway.trusted_parser if trusted else gateway.parser
+        if not gateway.settings.x_forwarded:
+            self.http_tail = b"\r\n\r\n"
+        else:
+            scheme = b"https" if tls else b"http"
+            named = b"\r\nX-Forwarded-For: " + address if address else b""
+            self.http_tail = b"%b\r\nX-Forwarded-Proto: %b\r\n\r\n" % (named, scheme)
+        if gateway.any_uwsgi:
+            self.uwsgi_constants = b"".join(
+                (
+                    self.listener.uwsgi_constants,
+                    var(b"HTTPS", b"on") if tls else b"",
+                    var(b"REMOTE_ADDR", address or b"0.0.0.0"),
+                    var(b"REMOTE_PORT", b"%d" % port),
+                )
+            )
+        else:
+            self.uwsgi_constants = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.gateway.tally.rx += len(data)
+        if self.stage or self.buffer:
+            self._general(data)
+            return
+        cut = data.find(b"\r\n")
+        raw = data[cut:]
+        block = self.block
+        exchange = self.exchange
+        if raw != block.raw:
+            found = self._other_block(raw)
+            if found is None:
+                self._general(data)
+                return
+            block = found
+        elif exchange.extra:
+            exchange.extra = exchange.extra_variables = b""
+        line = data[:cut]
+        request = self.request
+        if line != self.line or request is None:
+            try:
+                request = parse_request_line(line)
+            except Http1Error:
+                request = None
+        if request is None or not request.plain or not block.simple:
+            self._general(data)
+            return
+        self.line = line
+        self.request = request
+        self.stage = WAIT
+        gateway = self.gateway
+        self.persist = gateway.keepalive
+        self.deadline = gateway.clock.now + gateway.settings.timeout
+        exchange.start(request, block, True)
+
+    def eof_received(self) -> bool:
+        self.eof = True
+        stage = self.stage
+        if stage == TUNNEL:
+            back = self.exchange.back
+            if back is not None:
+                back.write_eof()
+            return True
+        if stage == WAIT:
+            return True  # half-closed: the answer is still wanted
+        if stage == BODY:
+            self._body_cut_short()
+        elif stage == HEAD and self.buffer:
+            self._refuse(Failure.BAD_REQUEST)
+            return True
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        gateway = self.gateway
+        gateway.fronts.discard(self)
+        gateway.tally.connections -= 1
+        self.stage = GONE
+        self.deadline = 0.0
+        self.buffer = None
+        if self.exchange.phase != IDLE:
+            tunnel = self.exchange.back is not None and self.exchange.back.state == 4
+            self.exchange.client_lost()
+            if not tunnel:
+                gateway.tally.errors[Failure.CLIENT_CLOSED] += 1
+            self._log(None if tunnel else Failure.CLIENT_CLOSED)
+        if gateway.draining:
+            gateway.check_drained()
+
+    def pause_writing(self) -> None:
+        back = self.exchange.back
+        if back is not None:
+            back.pause()
+
+    def resume_writing(self) -> None:
+        back = self.exchange.back
+        if back is not None:
+            back.resume()
+
+    # --- reading requests -----------------------------------------------------------------------
+
+    def _other_block(self, raw: bytes) -> RequestBlock | None:
+        """The block ``raw`` where it is not the last one again; None: not a whole head, or one to
+        be refused, by the general path."""
+        varying = self.varying
+        exchange = self.exchange
+        if varying is not None:
+            rest = varying.cut(raw)
+            if rest is not None and rest == self.block.raw:
+                exchange.extra = varying.extra
+                exchange.extra_variables = (
+                    varying.extra_variables() if self.gateway.any_uwsgi else b""
+                )
+                return self.block
+        if raw.find(b"\r\n\r\n") + 4 != len(raw):
+            return None
+        try:
+            block = self.parser.parse(raw)
+        except Http1Error:
+            return None
+        exchange.extra = exchange.extra_variables = b""
+        self._learn(raw)
+        self.block = block
+        return block
+
+    def _learn(self, raw: bytes) -> None:
+        """See whether ``raw`` differs from the last block only in lines that always differ."""
+        before = self.block.raw
+        if not before:
+            return
+        varying = self.varying
+        if varying is None:
+            varying = self.varying = VaryingLines()
+        if varying.attempts > 0:
+            varying.learn(before, raw)
+
+    def _general(self, data: bytes) -> None:
+        """Bytes of the client, at any stage."""
+        stage = self.stage
+        if stage == BODY:
+            self._body(data)
+        elif stage == TUNNEL:
+            back = self.exchange.back
+            if back is not None:
+                self.deadline = self.gateway.clock.now + self.gateway.settings.timeout
+                back.write(data)
+        elif stage == HEAD:
+            self._append(data)
+            self._scan()
+        elif stage == WAIT:
+            self._append(data)
+            if self.reading and len(cast(bytearray, self.buffer)) > _PIPELINE_LIMIT:
+                self.pause()
+        elif stage == PREFACE:
+            self._append(data)
+            self._preface()
+
+    def _append(self, data: bytes) -> None:
+        if self.buffer is None:
+            self.buffer = bytearray(data)
+            self.scanned = 0
+        else:
+            self.buffer += data
+
+    def _preface(self) -> None:
+        """A PROXY or stud header before the first request."""
+        preface, buffer = self.preface, self.buffer
+        assert preface is not None
+        assert buffer is not None
+        try:
+            consumed = preface.read(bytes(buffer[:2048]))
+        except PrefaceError:
+            self._refuse(Failure.BAD_PROXY)
+            return
+        if consumed < 0:
+            return
+        if preface.address is not None:
+            address, port = preface.address
+            self.set_client(address, port, tls=preface.tls)
+        elif preface.tls:
+            self.set_client(self.client, self.client_port, tls=True)
+        self.preface = None
+        self.stage = HEAD
+        del buffer[:consumed]
+        if buffer:
+            self._scan()
+        else:
+            self.buffer = None
+
+    def _scan(self) -> None:
+        """Find a whole head in the buffer, and begin its request."""
+        buffer = self.buffer
+        assert buffer is not None
+        if not self.scanned and buffer[:1] == b"\r":
+            # RFC 9112 §2.2: one empty line before the request line is ignored.
+            if buffer[:2] == b"\r\n":
+                del buffer[:2]
+            if not buffer:
+                self.buffer = None
+                return
+        settings = self.gateway.settings
+        end = buffer.find(b"\r\n\r\n", max(0, self.scanned - 3))
+        if 0 <= end <= settings.max_head:
+            head, rest = bytes(buffer[: end + 4]), bytes(buffer[end + 4 :])
+            self.buffer = bytearray(rest) if rest else None
+            self.scanned = 0
+            cut = head.find(b"\r\n")
+            self._begin(head[:cut], head[cut:])
+            return
+        if BROKEN_LINE.search(buffer, max(0, self.scanned - 1)):
+            self._refuse(Failure.BAD_REQUEST)
+        elif end >= 0 or len(buffer) > settings.max_head:
+            no_line = buffer.find(b"\r\n", 0, settings.max_head) < 0
+            self._refuse(Failure.URI_TOO_LONG if no_line else Failure.HEAD_TOO_LARGE)
+        else:
+            if not self.scanned:
+                # The whole head has to be here by then, however it trickles in.
+                self.deadline = self.gateway.clock.now + settings.headers_timeout
+                self.gateway.clock.watch(self)
+            self.scanned = max(1, len(buffer))
+
+    def _begin(self, line: bytes, raw: bytes) -> None:
+        """A whole head: decide what it is and start its exchange."""
+        gateway, exchange = self.gateway, self.exchange
+        settings = gateway.settings
+        self.line = b""
+        self.persist = False
+        self.waited = False
+        try:
+            request = self.request = gateway.parse_line(line)
+            block = self.parser.parse(raw)
+            self.block = block
+            if request.authority:
+                block = self.parser.with_host(block, request.authority)
+            if block.host is None and request.minor:
+                raise Http1Error(Fault.BAD_HOST, "HTTP/1.1 without Host")
+            if block.length == BODY_CHUNKED and not request.minor:
+                raise Http1Error(Fault.BAD_FRAMING, "Transfer-Encoding in HTTP/1.0")
+        except Http1Error as error:
+            self._refuse(FAILURES[error.fault])
+            return
+        exchange.extra = exchange.extra_variables = b""
+        if request.method == b"CONNECT":
+            self._refuse(Failure.METHOD_REFUSED)
+            return
+        length = block.length
+        if (settings.max_body and length > settings.max_body) or (
+            block.expect and 1 < settings.manage_expect < length
+        ):
+            self._refuse(Failure.BODY_TOO_LARGE)
+            return
+        wanted = not block.close if request.minor else block.keep_alive
+        self.persist = wanted and gateway.keepalive
+        self.deadline = gateway.clock.now + settings.timeout
+        exchange.raw = gateway.is_raw(request)
+        if exchange.raw:
+            self.persist = False
+            length = 0
+        if length:
+            self._expect_body(length)
+        else:
+            self.stage = WAIT
+        exchange.start(request, block, not length)
+        self._rest_of_buffer()
+
+    def _rest_of_buffer(self) -> None:
+        """What came behind the head: the beginning of its body, or of a tunnel."""
+        buffer = self.buffer
+        if buffer and self.stage in (BODY, TUNNEL):
+            self.buffer = None
+            self._general(bytes(buffer))
+
+    def _expect_body(self, length: int) -> None:
+        self.stage = BODY
+        self.left = length
+        self.reader = ChunkedReader() if length == BODY_CHUNKED else None
+        self.body_bytes = 0
+        self.body_since = self.gateway.clock.now
+
+    def _body(self, data: bytes) -> None:
+        """Body bytes: counted or unchunked, and what is behind them kept for the next request."""
+        exchange = self.exchange
+        size = len(data)
+        self.body_bytes += size
+        self._body_deadline()
+        reader = self.reader
+        if reader is not None:
+            self._chunked_body(reader, data)
+            return
+        left = self.left
+        if size < left:
+            self.left = left - size
+            exchange.request_data(data)
+            return
+        self.left = 0
+        self.stage = WAIT
+        if size > left:
+            self._append(data[left:])
+            data = data[:left]
+        exchange.request_data(data)
+        if self.stage == WAIT:
+            exchange.request_end()
+
+    def _chunked_body(self, reader: ChunkedReader, data: bytes) -> None:
+        exchange, limit = self.exchange, self.gateway.settings.max_body
+        try:
+            end = reader.feed(data)
+        except ChunkedError:
+            exchange.fail(Failure.BAD_CHUNK)
+            return
+        if limit and reader.size > limit:
+            exchange.fail(Failure.BODY_TOO_LARGE)
+            return
+        done = reader.done
+        if done:
+            self.stage = WAIT
+            self.reader = None
+            if end < len(data):
+                self._append(data[end:])
+        for payload in reader.payload:
+            exchange.request_data(payload)
+            if self.stage not in (BODY, WAIT):
+                return
+        if done and self.stage == WAIT:
+            exchange.request_end(reader.trailer)
+
+    def _body_deadline(self) -> None:
+        """Inactivity, or an average below the minimum rate, whichever strikes first."""
+        settings, now = self.gateway.settings, self.gateway.clock.now
+        deadline = now + settings.timeout
+        if settings.body_min_rate:
+            due = self.body_since + _BODY_GRACE + self.body_bytes / settings.body_min_rate
+            deadline = min(deadline, due)
+        self.deadline = deadline
+        if deadline < self.due:
+            self.gateway.clock.watch(self)
+
+    def _body_cut_short(self) -> None:
+        """The client closed its side in the middle of a body: there is no request to answer."""
+        self.exchange.client_lost()
+        self.gateway.tally.errors[Failure.CLIENT_CLOSED] += 1
+        self._log(Failure.CLIENT_CLOSED)
+
+    # --- front of the exchange --------------------------------------------------------------------
+
+    def whole(self, head: ResponseHead, data: bytes, end: int) -> None:
+        """A response of known length in one piece; ``data[:end]`` is its head as received."""
+        gateway = self.gateway
+        request = self.request
+        if self.persist and request.minor and head.ready:  # type: ignore[union-attr]
+            out = data if head.clean else head.ready + data[end:]
+            self.transport.write(out)
+            tally = gateway.tally
+            tally.responses[head.status] += 1
+            tally.tx += len(out)
+            if gateway.timed:
+                self.status = head.status
+                self.sent_bytes = len(data) - end
+                self.head_bytes = len(out) - self.sent_bytes
+            self._next()
+            return
+        self.respond(head, data[end:], True)
+        self.end(b"")
+
+    def respond(self, head: ResponseHead, body: bytes, ended: bool) -> None:
+        """The head of the final response, with the first body bytes."""
+        gateway, request, block = self.gateway, self.request, self.exchange.block
+        assert request is not None
+        minor = request.minor
+        gzip = (
+            head.gzip
+            and block.gzip
+            and bool(minor)
+            and not head.bodiless
+            and request.method != b"HEAD"
+        )
+        framing = self.framing = responder.choose_framing(
+            head,
+            is_head=request.method == b"HEAD",
+            minor=minor,
+            gzip=gzip,
+            auto_chunked=gateway.settings.auto_chunked,
+        )
+        if framing == UNTIL_CLOSE or gateway.draining or not self.exchange.request_ended:
+            self.persist = False
+        out = responder.response_head(
+            head, framing, gateway.clock.date, minor=minor, persist=self.persist, gzip=gzip
+        )
+        self.gzip = responder.Gzip() if gzip else None
+        tally = gateway.tally
+        tally.responses[head.status] += 1
+        self.status = head.status
+        self.head_bytes = len(out)
+        self.sent_bytes = 0
+        if body and framing != NONE:
+            self.sent_bytes = len(body)
+            out += self._framed(body)
+        tally.tx += len(out)
+        self.transport.write(out)
+
+    def _framed(self, payload: bytes) -> bytes:
+        if self.gzip is not None:
+            payload = self.gzip.data(payload)
+        return encode_chunk(payload) if self.framing == CHUNKED else payload
+
+    def informational(self, head: ResponseHead) -> None:
+        """A 1xx response; HTTP/1.0 clients do not know them (RFC 9110 §15.2)."""
+        if head.status == 100:
+            if self.waited or not self.exchange.block.expect:
+                return
+            self.waited = True
+        if self.request is not None and self.request.minor:
+            self.transport.write(head.lines + b"\r\n")
+
+    def send_continue(self) -> None:
+        """100 Continue, where the client waits for it and the body is not here already."""
+        if (
+            not self.waited
+            and self.exchange.block.expect
+            and self.request is not None
+            and self.request.minor
+            and not self.exchange.request_ended
+        ):
+            self.waited = True
+            self.transport.write(responder.CONTINUE)
+
+    def data(self, payload: bytes) -> None:
+        """Body bytes."""
+        if self.framing == NONE:
+            return
+        self.sent_bytes += len(payload)
+        if self.framing != PLAIN:
+            payload = self._framed(payload)
+        self.gateway.tally.tx += len(payload)
+        self.transport.write(payload)
+
+    def end(self, trailer: bytes) -> None:
+        """The response is complete."""
+        if self.framing == CHUNKED:
+            out = b""
+            if self.gzip is not None:
+                out = encode_chunk(self.gzip.end())
+                self.gzip = None
+            self.transport.write(out + last_chunk(trailer))
+        self._next()
+
+    def _next(self) -> None:
+        """The request is served: log it, then the next one, or close."""
+        gateway = self.gateway
+        if gateway.timed:
+            self._log(None)
+        if not self.persist or self.stage != WAIT:
+            self._close()
+            return
+        self.stage = HEAD
+        now = gateway.clock.now
+        self.deadline = deadline = now + gateway.settings.keepalive_timeout
+        if deadline + 2 < self.due:
+            gateway.clock.watch(self)
+        if self.buffer:
+            # Not from here: a client that pipelines thousands must not nest thousands deep.
+            gateway.loop.call_soon(self._continue)
+        elif self.eof:
+            self._close()
+
+    def _continue(self) -> None:
+        if self.stage == HEAD and self.buffer:
+            if not self.reading:
+                self.resume()
+            self.scanned = 0
+            self._scan()
+            if self.stage == HEAD and self.eof and not self.transport.is_closing():
+                self._close()
+
+    def upgraded(self, head: ResponseHead | None) -> None:
+        """Become a tunnel."""
+        if head is not None:
+            self.status = 101
+            self.gateway.tally.responses[101] += 1
+            out = responder.switch_head(head)
+            self.head_bytes = len(out)
+            self.transport.write(out)
+        self.persist = False
+        self.stage = TUNNEL
+        self._rest_of_buffer()
+
+    def tunnel_data(self, data: bytes) -> None:
+        """Bytes of the node in a tunnel."""
+        gateway = self.gateway
+        self.deadline = gateway.clock.now + gateway.settings.timeout
+        self.sent_bytes += len(data)
+        gateway.tally.tx += len(data)
+        self.transport.write(data)
+
+    def tunnel_eof(self) -> None:
+        """The node sends no more; the tunnel ends when the client is done too."""
+        if self.eof or self.exchange.raw:
+            self.exchange.client_lost()
+            if self.gateway.timed:
+                self._log(None)
+            self.transport.close()
+        elif self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def fail(self, failure: Failure) -> None:
+        """Answer with an error. The connection stays only after a request that was understood and
+        read to its end, and a failure that is not the client's."""
+        self.persist = (
+            self.persist
+            and failure.status in (500, 502, 503, 504)
+            and self.stage == WAIT
+            and not self.gateway.draining
+        )
+        self._answer(failure)
+        self._log(failure)
+        if self.persist:
+            self.gateway.tally.errors[failure] += 1
+            timed, self.gateway.timed = self.gateway.timed, False
+            self._next()
+            self.gateway.timed = timed
+        else:
+            self.gateway.tally.errors[failure] += 1
+            self._linger()
+
+    def _refuse(self, failure: Failure) -> None:
+        """A request that is not even begun."""
+        self.persist = False
+        self.gateway.tally.errors[failure] += 1
+        self._answer(failure)
+        self.gateway.log_refused(self, failure)
+        self._linger()
+
+    def _answer(self, failure: Failure) -> None:
+        gateway = self.gateway
+        is_head = self.request is not None and self.request.method == b"HEAD"
+        accept = gateway.accept_of(self.block.raw)
+        out, size = responder.error_response(
+            failure,
+            accept,
+            gateway.clock.date,
+            gateway.settings.error_pages,
+            persist=self.persist,
+            is_head=is_head,
+        )
+        gateway.tally.responses[failure.status] += 1
+        gateway.tally.tx += len(out)
+        self.status = failure.status
+        self.sent_bytes = size
+        self.head_bytes = len(out) - size
+        self.transport.write(out)
+
+    def abort(self, failure: Failure) -> None:
+        """Cut the connection: a response that cannot be completed must not look complete."""
+        self.gateway.tally.errors[failure] += 1
+        self._log(failure)
+        self.stage = GONE
+        self.transport.abort()
+
+    def pause(self) -> None:
+        if self.reading:
+            self.reading = False
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self.reading:
+            self.reading = True
+            # What the client could not send meanwhile is not its slowness.
+            self.body_since = self.gateway.clock.now
+            self.body_bytes = 0
+            self.transport.resume_reading()
+
+    def watch(self) -> None:
+        self.gateway.clock.watch(self)
+
+    # --- ends ---------------------------------------------------------------------------------------
+
+    def expired(self) -> None:
+        """The deadline passed."""
+        stage = self.stage
+        if stage in (BODY, WAIT, TUNNEL):
+            self.exchange.expired()
+            if self.stage == HEAD or self.deadline > self.gateway.clock.now:
+                self.gateway.clock.watch(self)
+        elif stage in (HEAD, PREFACE) and self.buffer:
+            self._refuse(Failure.HEAD_TIMEOUT)
+        elif stage == LINGER:
+            self.transport.abort()
+        elif stage in (HEAD, PREFACE):
+            self._close()
+
+    def drain(self) -> None:
+        """The gateway is stopping: close when idle, else after the response."""
+        if self.stage in (HEAD, PREFACE) and not self.buffer:
+            self._close()
+
+    def _close(self) -> None:
+        """Close after what is written; unread bytes must not turn that into a reset."""
+        if self.stage == BODY or self.buffer or not self.reading:
+            self._linger()
+            return
+        self.stage = GONE
+        self.deadline = 0.0
+        self.transport.close()
+
+    def _linger(self) -> None:
+        """Send what is written, then FIN, and read a moment longer (RFC 9112 §9.6)."""
+        self.stage = LINGER
+        self.buffer = None
+        if self.transport.is_closing():
+            return
+        if self.eof or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        if not self.reading:
+            self.reading = True
+            self.transport.resume_reading()
+        self.deadline = self.gateway.clock.now + _LINGER
+        self.gateway.clock.watch(self)
+
+    def _log(self, failure: Failure | None) -> None:
+        gateway = self.gateway
+        if gateway.timed:
+            gateway.finished(self, failure, time.monotonic())

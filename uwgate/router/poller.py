@@ -1,0 +1,65 @@
+"""Raw non-blocking sockets beside uvloop: one nested epoll, registered with the loop as one reader.
+
+For sockets that live for one request (uwsgi nodes) this costs about half of a transport: no handle
+objects, one epoll_ctl, and one epoll_wait for all that are ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from typing import Protocol
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+_BATCH = 128  # events a round; the loop comes back at once for the rest
+
+
+class Pollable(Protocol):
+    """Owner of a polled descriptor."""
+
+    def ready(self, events: int) -> None:
+        """The descriptor has ``events``. May be spurious (a number reused within one round): the
+        owner must find out from the socket itself and take EAGAIN for "not yet"."""
+        ...
+
+
+class Poller:
+    """Level-triggered readiness for any number of descriptors."""
+
+    __slots__ = ("_epoll", "_loop", "_owners", "modify")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._epoll = select.epoll()
+        self._owners: dict[int, Pollable] = {}
+        self.modify = self._epoll.modify
+        loop.add_reader(self._epoll.fileno(), self._round)
+
+    def register(self, fd: int, owner: Pollable, events: int) -> None:
+        """Watch ``fd`` for ``events`` (READ, WRITE) on behalf of ``owner``."""
+        self._owners[fd] = owner
+        self._epoll.register(fd, events)
+
+    def suspend(self, fd: int) -> None:
+        """Stop watching ``fd`` for now; ``register`` begins again."""
+        self._owners.pop(fd, None)
+        self._epoll.unregister(fd)
+
+    def forget(self, fd: int) -> None:
+        """Stop watching; to be called right before ``fd`` is closed (closing removes it from the
+        kernel's set, as no duplicate of it exists)."""
+        self._owners.pop(fd, None)
+
+    def close(self) -> None:
+        """Give up the nested epoll; registered descriptors stay open."""
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        self._owners.clear()
+
+    def _round(self) -> None:
+        owners = self._owners
+        for fd, events in self._epoll.poll(0, _BATCH):
+            owner = owners.get(fd)
+            if owner is not None:
+                owner.ready(events)

@@ -1,0 +1,440 @@
+"""Connections to nodes: what all have in common, and pooled HTTP/1.1 connections.
+
+A ``Back`` reads one response after another off the bytes of a node and tells its exchange. It is
+strict: a response whose end is not certain ends the connection, and a connection goes back to the
+pool only if the response ended exactly where its framing said, with no byte more, and the request
+was fully sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, cast
+
+from uwgate.protocols.chunked import (
+    ChunkedError,
+    ChunkedReader,
+    encode_chunk,
+    filter_trailer,
+    last_chunk,
+)
+from uwgate.protocols.http1 import BROKEN_LINE, Http1Error
+from uwgate.protocols.http1_request import CHUNKED
+from uwgate.protocols.http1_response import UNTIL_CLOSE, ResponseHead
+from uwgate.router.errors import Failure
+
+if TYPE_CHECKING:
+    from uwgate.router.balance import Node
+    from uwgate.router.exchange import Exchange
+    from uwgate.router.http import HttpGateway
+
+# What a back expects next from its node.
+HEAD, LENGTH, CHUNKS, CLOSE, RAW, DONE = range(6)
+
+MAX_RESPONSE_HEAD = 65536
+
+
+class Back:
+    """Reads responses. Subclasses move the bytes: ``write``, ``abort``, ``pause``, ``resume``.
+
+    ``reused``: the connection had served a request before. ``paused``: the client does not keep up.
+    """
+
+    __slots__ = (
+        "buffer",
+        "exchange",
+        "gateway",
+        "keep",
+        "left",
+        "node",
+        "paused",
+        "reader",
+        "reused",
+        "state",
+        "touched",
+    )
+
+    def __init__(self, gateway: HttpGateway, node: Node) -> None:
+        self.gateway = gateway
+        self.node = node
+        self.exchange: Exchange | None = None
+        self.state = HEAD
+        self.left = 0  # body bytes to come, in state LENGTH
+        self.buffer = b""  # an incomplete head
+        self.reader: ChunkedReader | None = None
+        self.reused = False
+        self.paused = False
+        self.touched = False  # a byte of the response was received
+        self.keep = False  # the node keeps the connection after the body under way
+
+    # --- to be provided -----------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the node, buffered."""
+        raise AssertionError
+
+    def abort(self) -> None:
+        """Close at once and forget the exchange."""
+        raise AssertionError
+
+    def release(self, *, reusable: bool) -> None:
+        """The response is complete: let the exchange go, keep or close the connection."""
+        raise AssertionError
+
+    def write_eof(self) -> None:
+        """No more is sent to the node (tunnels)."""
+        raise AssertionError
+
+    def pause(self) -> None:
+        """The client does not keep up: stop reading."""
+        raise AssertionError
+
+    def resume(self) -> None:
+        """The client keeps up again."""
+        raise AssertionError
+
+    # --- request bodies -----------------------------------------------------------------------
+
+    def body(self, payload: bytes) -> None:
+        """Body bytes; framed again as chunks where the request was chunked."""
+        exchange = self.exchange
+        if exchange is not None and exchange.block.length == CHUNKED and exchange.spool is None:
+            payload = encode_chunk(payload)
+        self.write(payload)
+
+    def body_end(self, trailer: bytes) -> None:
+        """The body is complete."""
+        exchange = self.exchange
+        if exchange is not None and exchange.block.length == CHUNKED and exchange.spool is None:
+            self.write(last_chunk(filter_trailer(trailer)))
+
+    # --- responses ----------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Bytes of the node, in the general case."""
+        exchange = self.exchange
+        if exchange is None:
+            self.abort()
+            return
+        state = self.state
+        if state == LENGTH:
+            self._length(exchange, data)
+        elif state == CLOSE:
+            exchange.response_data(data)
+        elif state == CHUNKS:
+            self._chunks(exchange, data)
+        elif state == HEAD:
+            self._heads(exchange, data)
+        elif state == RAW:
+            exchange.front.tunnel_data(data)
+
+    def bad_response(self) -> None:
+        """The node's answer is refused."""
+        exchange, self.exchange = self.exchange, None
+        self.abort()
+        if exchange is not None:
+            exchange.back = None
+            exchange.fail(Failure.NODE_BAD_RESPONSE)
+
+    def ended(self, reset: bool) -> None:
+        """The node's side is closed (``reset``: by an error). The connection is gone."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            return
+        if self.state == CLOSE and not reset:
+            exchange.response_end(b"")
+        elif self.state == RAW:
+            exchange.front.tunnel_eof()
+        elif self.state == HEAD:
+            untouched = not self.touched
+            failure = Failure.NODE_RESET if reset else Failure.NODE_EMPTY
+            if not untouched and not reset:
+                failure = Failure.NODE_BAD_RESPONSE
+            exchange.lost(self, failure, untouched)  # type: ignore[arg-type]
+        else:
+            exchange.lost(self, Failure.NODE_TRUNCATED, untouched=False)  # type: ignore[arg-type]
+
+    def _heads(self, exchange: Exchange, data: bytes) -> None:
+        """Any number of 1xx heads, then the final one."""
+        self.touched = True
+        while True:
+            if self.buffer:
+                data, self.buffer = self.buffer + data, b""
+            end = data.find(b"\r\n\r\n") + 4
+            if end <= 3 or end > MAX_RESPONSE_HEAD:
+                if len(data) > MAX_RESPONSE_HEAD or BROKEN_LINE.search(data):
+                    self.bad_response()
+                else:
+                    self.buffer = data
+                return
+            try:
+                head = self.gateway.responses.parse(data[:end])
+            except Http1Error as error:
+                self.gateway.log(f"node {self.node.name}: {error}")
+                self.bad_response()
+                return
+            data = data[end:]
+            if head.status >= 200:
+                self._final(exchange, head, data)
+                return
+            if head.status == 101:
+                self._switch(exchange, head, data)
+                return
+            exchange.informational(head)
+            if self.exchange is None or not data:
+                return
+
+    def _switch(self, exchange: Exchange, head: ResponseHead, data: bytes) -> None:
+        if not exchange.block.upgrade or not head.upgrade or not exchange.request.minor:
+            self.bad_response()
+            return
+        self.state = RAW
+        exchange.upgraded(head)
+        if data and self.exchange is not None:
+            exchange.front.tunnel_data(data)
+
+    def _final(self, exchange: Exchange, head: ResponseHead, data: bytes) -> None:
+        """The final head; ``data`` is what came behind it."""
+        if head.bodiless or exchange.request.method == b"HEAD":
+            self._whole(exchange, head, b"", b"", reusable=head.persistent and not data)
+        elif head.length >= 0:
+            size = len(data)
+            if size >= head.length:
+                reusable = head.persistent and size == head.length
+                self._whole(exchange, head, data[: head.length], b"", reusable=reusable)
+                return
+            self.left = head.length - size
+            self.state = LENGTH
+            self.keep = head.persistent
+            exchange.response(head, data, False, b"")
+        elif head.length == UNTIL_CLOSE:
+            self.state = CLOSE
+            exchange.response(head, data, False, b"")
+        else:
+            self._first_chunks(exchange, head, data)
+
+    def _whole(
+        self, exchange: Exchange, head: ResponseHead, body: bytes, trailer: bytes, *, reusable: bool
+    ) -> None:
+        self.release(reusable=reusable and exchange.request_ended)
+        exchange.response(head, body, True, trailer)
+
+    def _first_chunks(self, exchange: Exchange, head: ResponseHead, data: bytes) -> None:
+        reader = self.reader = ChunkedReader()
+        self.state = CHUNKS
+        try:
+            end = reader.feed(data)
+        except ChunkedError:
+            self.bad_response()
+            return
+        body = b"".join(reader.payload)
+        if reader.done:
+            reusable = head.persistent and end == len(data)
+            trailer = filter_trailer(reader.trailer)
+            self._whole(exchange, head, body, trailer, reusable=reusable)
+        else:
+            self.keep = head.persistent
+            exchange.response(head, body, False, b"")
+
+    def _length(self, exchange: Exchange, data: bytes) -> None:
+        size = len(data)
+        left = self.left
+        if size < left:
+            self.left = left - size
+            exchange.response_data(data)
+            return
+        self.release(reusable=self.keep and size == left and exchange.request_ended)
+        exchange.back = None
+        exchange.response_data(data if size == left else data[:left])
+        exchange.response_end(b"")
+
+    def _chunks(self, exchange: Exchange, data: bytes) -> None:
+        reader = cast(ChunkedReader, self.reader)
+        try:
+            end = reader.feed(data)
+        except ChunkedError:
+            self.exchange = None
+            self.abort()
+            exchange.back = None
+            exchange.abort(Failure.NODE_BAD_RESPONSE)
+            return
+        payload = reader.payload
+        if reader.done:
+            self.release(reusable=self.keep and end == len(data) and exchange.request_ended)
+            exchange.back = None
+        if payload:
+            exchange.response_data(payload[0] if len(payload) == 1 else b"".join(payload))
+        if reader.done:
+            exchange.response_end(filter_trailer(reader.trailer))
+
+
+class HttpBack(Back, asyncio.Protocol):
+    """A keep-alive connection to an HTTP/1.1 node."""
+
+    __slots__ = ("deadline", "due", "idle_since", "transport")
+
+    def __init__(self, gateway: HttpGateway, node: Node) -> None:
+        super().__init__(gateway, node)
+        self.transport: asyncio.Transport
+        self.deadline = 0.0
+        self.due = 0
+        self.idle_since = 0.0
+
+    def begin(self, exchange: Exchange) -> None:
+        """Send a request over this connection."""
+        self.exchange = exchange
+        self.state = HEAD
+        self.touched = False
+        self.deadline = 0.0
+        head = exchange.http_head()
+        self.node.rx += len(head)
+        self.transport.write(head)
+        exchange.sent(self)
+
+    # --- asyncio.Protocol ---------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.gateway.backs.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.node.tx += len(data)
+        exchange = self.exchange
+        if exchange is None or self.state or self.buffer:
+            self.receive(data)
+            return
+        # The usual case: a complete response in one piece.
+        end = data.find(b"\r\n\r\n") + 4
+        if end > 3:
+            try:
+                head = self.gateway.responses.parse(data[:end])
+            except Http1Error:
+                self.receive(data)  # once more, to say what is wrong
+                return
+            if (
+                head.ready
+                and head.length == len(data) - end
+                and not head.bodiless
+                and exchange.request_ended
+                and exchange.request.method != b"HEAD"
+            ):
+                self.exchange = None
+                if head.persistent:
+                    self._park()
+                else:
+                    self.transport.close()
+                exchange.whole(head, data, end)
+                return
+        self.receive(data)
+
+    def eof_received(self) -> bool:
+        if self.state == RAW and self.exchange is not None:
+            self.exchange.front.tunnel_eof()
+            return True
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gateway.backs.discard(self)
+        self.deadline = 0.0
+        if self.exchange is not None:
+            self.ended(exc is not None)
+        elif self in self.node.idle:
+            self.node.idle.remove(self)
+
+    def pause_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.front.pause()
+
+    def resume_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.front.resume()
+
+    # --- Back ---------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        self.node.rx += len(data)
+        self.transport.write(data)
+
+    def abort(self) -> None:
+        self.exchange = None
+        self.deadline = 0.0
+        self.transport.abort()
+
+    def write_eof(self) -> None:
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def pause(self) -> None:
+        self.paused = True
+        self.transport.pause_reading()
+
+    def resume(self) -> None:
+        self.paused = False
+        self.transport.resume_reading()
+
+    def release(self, *, reusable: bool) -> None:
+        self.exchange = None
+        if self.paused:
+            self.resume()
+        if reusable:
+            self._park()
+        else:
+            self.transport.close()
+
+    def _park(self) -> None:
+        """Wait in the pool for the next request."""
+        gateway, idle = self.gateway, self.node.idle
+        if gateway.draining or len(idle) >= gateway.settings.node_keepalive:
+            self.transport.close()
+            return
+        self.state = HEAD
+        self.reader = None
+        clock = gateway.clock
+        self.idle_since = now = clock.now
+        self.deadline = now + gateway.settings.node_keepalive_timeout
+        if not self.due:
+            clock.watch(self)
+        idle.append(self)
+
+    def expired(self) -> None:
+        """Idle for too long."""
+        if self in self.node.idle:
+            self.node.idle.remove(self)
+            self.transport.close()
+
+
+def connect_http(gateway: HttpGateway, node: Node, exchange: Exchange) -> asyncio.Task[None]:
+    """Open a connection to an HTTP node and send the exchange's request over it."""
+    return gateway.loop.create_task(_connect_http(gateway, node, exchange))
+
+
+async def _connect_http(gateway: HttpGateway, node: Node, exchange: Exchange) -> None:
+    reason: OSError | None = None
+    for family, address in node.addresses:
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            await gateway.loop.sock_connect(sock, address)
+            if family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = (
+                gateway.loop.create_unix_connection
+                if family == socket.AF_UNIX
+                else gateway.loop.create_connection
+            )
+            _transport, back = await connection(lambda: HttpBack(gateway, node), sock=sock)
+        except OSError as error:
+            sock.close()
+            reason = error
+            continue
+        except BaseException:
+            sock.close()
+            raise
+        exchange.task = None
+        node.works()
+        gateway.tally.node_connects += 1
+        back.begin(exchange)
+        return
+    exchange.task = None
+    text = reason.strerror if reason is not None else "its name does not resolve"
+    exchange.connect_failed(Failure.NODE_CONNECT, text or str(reason))

@@ -1,0 +1,329 @@
+"""One-shot connections to uwsgi nodes: raw non-blocking sockets under the poller.
+
+The protocol has one request a connection, so what a connection costs is what a request costs: no
+task, no transport, no future; connect, send at once (on unix sockets and loopback that succeeds),
+one registration, receive, close as soon as the response's framing says that it is complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from uwgate.protocols.http1 import Http1Error
+from uwgate.protocols.uwsgi import PacketError
+from uwgate.router.errors import Failure
+from uwgate.router.poller import READ, WRITE
+from uwgate.router.upstream import RAW, Back
+
+if TYPE_CHECKING:
+    from uwgate.router.balance import Address, Node
+    from uwgate.router.exchange import Exchange
+    from uwgate.router.http import HttpGateway
+
+_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_FIRST_READ = 65536
+_NEXT_READ = 262144
+_HIGH_WATER = 65536  # unsent bytes at which the client is asked to wait
+_SPOOL_PIECE = 65536
+_BACKLOG_RETRY = 0.01  # seconds; a unix socket whose backlog is full cannot be waited for
+
+
+class UwsgiBack(Back):
+    """The connection of one request to one uwsgi node."""
+
+    __slots__ = ("_addresses", "_eof_wanted", "_events", "_held", "_unsent", "fd", "sock")
+
+    def __init__(self, gateway: HttpGateway, node: Node, exchange: Exchange) -> None:
+        self.gateway = gateway
+        self.node = node
+        self.exchange = exchange
+        self.state = 0
+        self.buffer = b""
+        self.reused = False
+        self.paused = False
+        self.touched = False
+        self.keep = False
+        self.fd = -1
+        self._events = 0
+        self._unsent = b""
+        self._eof_wanted = False
+        self._held = False  # the front was asked to pause
+        self._addresses = node.addresses
+
+    # --- connecting ---------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Connect and send the packet; tells the exchange what became of it."""
+        exchange = self.exchange
+        assert exchange is not None
+        exchange.back = self
+        try:
+            self._unsent = exchange.uwsgi_head()
+        except PacketError as error:
+            exchange.packet_refused(error)
+            return
+        self._try_next("its name does not resolve")
+
+    def _try_next(self, reason: str) -> None:
+        """Connect to the next address of the node; most have one."""
+        while self._addresses:
+            (family, address), *rest = self._addresses
+            self._addresses = tuple(rest)
+            try:
+                self.sock = sock = socket.socket(family, _STREAM)
+            except OSError as error:  # no descriptor left, or no such family
+                reason = error.strerror or str(error)
+                continue
+            self.fd = sock.fileno()
+            try:
+                code = sock.connect_ex(address)
+            except OSError as error:  # a path that no address can hold
+                code = error.errno or errno.EINVAL
+            if code in (0, errno.EINPROGRESS):
+                reason = self._first_send()
+                if not reason:
+                    return
+            elif code == errno.EAGAIN:
+                self._wait_for_backlog(family, address)
+                return
+            else:
+                reason = os.strerror(code)
+            self._close_socket()
+        self._refused(reason)
+
+    def _refused(self, reason: str) -> None:
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.back = None
+            exchange.connect_failed(Failure.NODE_CONNECT, reason)
+
+    def _wait_for_backlog(self, family: int, address: Address) -> None:
+        """The node is alive but busy; try again until the connect deadline ends the exchange."""
+        self._close_socket()
+        self._addresses = ((family, address), *self._addresses)
+        self.gateway.loop.call_later(_BACKLOG_RETRY, self._again)
+
+    def _again(self) -> None:
+        if self.exchange is not None:
+            self._try_next("its backlog is full")
+
+    def _first_send(self) -> str:
+        """Send what fits of the packet; "" or why the connection failed."""
+        packet = self._unsent
+        try:
+            sent = self.sock.send(packet)
+        except BlockingIOError:
+            self._events = READ | WRITE
+            self.gateway.poller.register(self.fd, self, READ | WRITE)
+            return ""  # still connecting
+        except OSError as error:
+            return error.strerror or str(error)
+        self._events = READ
+        if sent == len(packet):
+            self._unsent = b""
+            self.gateway.poller.register(self.fd, self, READ)
+        else:
+            self._unsent = packet[sent:]
+            self._events |= WRITE
+            self.gateway.poller.register(self.fd, self, READ | WRITE)
+        self.node.rx += sent
+        self._connected()
+        return ""
+
+    def _connected(self) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        self._addresses = ()
+        self.node.works()
+        self.gateway.tally.node_connects += 1
+        self.touched = False
+        if exchange.raw:
+            self.state = RAW
+        exchange.sent(self)
+        if exchange.raw:
+            exchange.upgraded(None)
+        spool = exchange.spool
+        if spool is not None and not self._unsent:
+            self._flush()
+
+    # --- readiness ----------------------------------------------------------------------------
+
+    def ready(self, events: int) -> None:
+        """The poller's call; both directions, and the end of connecting."""
+        if self._addresses or (self._unsent and self._connecting()):
+            self._on_connecting()
+            return
+        if self._events & WRITE and events & ~READ:
+            self._flush()
+        if self.fd >= 0 and self._events & READ:
+            self._receive()
+
+    def _connecting(self) -> bool:
+        exchange = self.exchange
+        return exchange is not None and exchange.back is self and exchange.phase < _SENT
+
+    def _on_connecting(self) -> None:
+        code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._close_socket()
+            self._try_next(os.strerror(code))
+            return
+        try:
+            sent = self.sock.send(self._unsent)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._close_socket()
+            self._try_next(error.strerror or str(error))
+            return
+        self.node.rx += sent
+        self._unsent = self._unsent[sent:]
+        self._set_events(READ | WRITE if self._unsent else READ)
+        self._connected()
+
+    def _receive(self) -> None:
+        size = _FIRST_READ if not self.touched else _NEXT_READ
+        try:
+            data = self.sock.recv(size)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._close_socket()
+            self.ended(reset=True)
+            return
+        if not data:
+            if self.state == RAW and self.exchange is not None:
+                self._set_events(self._events & ~READ)
+                self.exchange.front.tunnel_eof()
+                return
+            self._close_socket()
+            self.ended(reset=False)
+            return
+        self.node.tx += len(data)
+        exchange = self.exchange
+        if self.state or self.buffer or exchange is None:
+            self.receive(data)
+            return
+        # The usual case: the head, and all of the body, in one piece.
+        end = data.find(b"\r\n\r\n") + 4
+        if end > 3:
+            try:
+                head = self.gateway.responses.parse(data[:end])
+            except Http1Error:
+                self.receive(data)
+                return
+            if (
+                head.length == len(data) - end
+                and not head.bodiless
+                and not head.gzip
+                and exchange.request_ended
+                and exchange.request.method != b"HEAD"
+            ):
+                self.exchange = None
+                self._close_socket()
+                exchange.whole(head, data, end)
+                return
+        self.receive(data)
+
+    def _flush(self) -> None:
+        """Send what is waiting, then more of a spooled body."""
+        while True:
+            if self._unsent:
+                try:
+                    sent = self.sock.send(self._unsent)
+                except BlockingIOError:
+                    break
+                except OSError:
+                    # The node may have answered before it stopped reading: let the reader find out.
+                    self._unsent = b""
+                    self._set_events(READ)
+                    return
+                self.node.rx += sent
+                self._unsent = self._unsent[sent:]
+                if self._unsent:
+                    break
+            exchange = self.exchange
+            if exchange is None or exchange.spool is None:
+                break
+            self._unsent = exchange.spool.read(_SPOOL_PIECE)
+            if not self._unsent:
+                break
+        if self._unsent:
+            if not self._events & WRITE:
+                self._set_events(self._events | WRITE)
+            return
+        if self._events & WRITE:
+            self._set_events(self._events & ~WRITE)
+        if self._held and self.exchange is not None:
+            self._held = False
+            self.exchange.front.resume()
+        if self._eof_wanted:
+            self._shutdown()
+
+    def _set_events(self, events: int) -> None:
+        before, self._events = self._events, events
+        if events == before:
+            return
+        poller = self.gateway.poller
+        if not events:
+            # With an empty mask epoll still reports a hang-up, again and again.
+            poller.suspend(self.fd)
+        elif before:
+            poller.modify(self.fd, events)
+        else:
+            poller.register(self.fd, self, events)
+
+    def _close_socket(self) -> None:
+        fd = self.fd
+        if fd >= 0:
+            self.fd = -1
+            self.gateway.poller.forget(fd)
+            self.sock.close()
+
+    # --- Back ---------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        if self.fd < 0:
+            return
+        self._unsent += data
+        if not self._events & WRITE:
+            self._flush()
+        if len(self._unsent) > _HIGH_WATER and not self._held and self.exchange is not None:
+            self._held = True
+            self.exchange.front.pause()
+
+    def write_eof(self) -> None:
+        self._eof_wanted = True
+        if not self._unsent:
+            self._shutdown()
+
+    def _shutdown(self) -> None:
+        if self.fd >= 0:
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # already reset: the reader finds out
+
+    def abort(self) -> None:
+        self.exchange = None
+        self._close_socket()
+
+    def release(self, *, reusable: bool) -> None:
+        self.exchange = None
+        self._close_socket()
+
+    def pause(self) -> None:
+        self.paused = True
+        if self.fd >= 0:
+            self._set_events(self._events & ~READ)
+
+    def resume(self) -> None:
+        self.paused = False
+        if self.fd >= 0:
+            self._set_events(self._events | READ)
+
+
+_SENT = 4  # exchange.SENT; exchange imports this module
