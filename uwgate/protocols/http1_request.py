@@ -30,6 +30,9 @@ from uwgate.protocols.uwsgi import header_name, var
 
 CHUNKED = -1
 
+IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+_SPECIAL = frozenset((b"CONNECT", b"HEAD", b"SOURCE"))
+
 # A memoised line or block must not hold much memory.
 _LINE_LIMIT = 512
 _LINES_LIMIT = 4096
@@ -74,7 +77,8 @@ class RequestPolicy:
 class RequestLine:
     """A parsed request line. ``target`` is in origin-form or ``*``; ``authority`` is set if the
     client sent absolute-form (RFC 9112 §3.2.2), else b"". ``line`` is what an HTTP node gets.
-    ``plain``: HTTP/1.1, nothing to rewrite, no CONNECT. ``variables``: room for the same as uwsgi
+    ``plain``: HTTP/1.1, nothing to rewrite, no CONNECT, not HEAD. ``repeatable``: an idempotent method
+    (RFC 9110 §9.2.2). ``variables``: room for the same as uwsgi
     variables, filled by the first who needs them."""
 
     __slots__ = (
@@ -84,6 +88,7 @@ class RequestLine:
         "minor",
         "plain",
         "protocol",
+        "repeatable",
         "target",
         "variables",
     )
@@ -96,6 +101,7 @@ class RequestLine:
         self.protocol = b"HTTP/1.1" if minor else b"HTTP/1.0"
         self.authority = b""
         self.plain = False
+        self.repeatable = method in IDEMPOTENT
         self.variables = b""
 
 
@@ -112,7 +118,7 @@ def parse_request_line(line: bytes) -> RequestLine:
     method, target, minor = match[1], match[2], match[3] == b"1"
     if target[0] == 0x2F and minor:  # "/", HTTP/1.1: the usual case, forwarded as it is
         request = RequestLine(method, target, 1, line)
-        request.plain = method != b"CONNECT"
+        request.plain = method not in _SPECIAL
         return request
     authority = b""
     if target[0] != 0x2F and not (target == b"*" and method == b"OPTIONS") and method != b"CONNECT":
@@ -377,6 +383,9 @@ def _merge(name: bytes, variables: list[bytes]) -> bytes:
     return var(key, joiner.join(v[4 + size :] for v in variables))
 
 
+_MAX_VARYING = 8
+
+
 class VaryingLines:
     """The field lines of one connection whose values change with every request (X-Request-Id,
     traceparent, a rolling Cookie), learned by comparing two blocks.
@@ -422,13 +431,14 @@ class VaryingLines:
         )
 
     def learn(self, before: bytes, now: bytes) -> None:
-        """Compare two blocks; at most four lines that differ only in value are learned."""
+        """Compare two blocks (without the lines known already): what differs only in value is
+        learned, up to eight lines in all."""
         self.attempts -= 1
         old, new = before[2:-4].split(b"\r\n"), now[2:-4].split(b"\r\n")
         if len(old) != len(new):
             return
         changed = [i for i, line in enumerate(new) if line != old[i]]
-        if not 0 < len(changed) <= 4:
+        if not 0 < len(changed) <= _MAX_VARYING - len(self._names):
             return
         counts: dict[bytes, int] = {}
         for line in new:
@@ -453,4 +463,4 @@ class VaryingLines:
             ):
                 return
             names.append((b"\r\n" + name + b":", header_name(lower)))
-        self._names = tuple(names)
+        self._names += tuple(names)

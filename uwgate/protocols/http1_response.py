@@ -59,7 +59,8 @@ class ResponseHead:
     ``lines``: ``HTTP/1.1 200 OK CRLF field CRLF …`` to pass on, without the framing fields, hop-by-hop
     fields and the final blank line; ``framing``: the Content-Length line or b"".
     ``ready``: the whole head for a persistent HTTP/1.1 client; b"" if the node sent no Date or the
-    length is not known. ``clean``: ``ready`` is exactly what the node sent.
+    length is not known. ``clean``: ``ready`` is exactly what the node sent. ``usual``: ``ready``, with a
+    body of known length, and the node keeps the connection.
     """
 
     __slots__ = (
@@ -75,6 +76,7 @@ class ResponseHead:
         "ready",
         "status",
         "upgrade",
+        "usual",
         "vary",
     )
 
@@ -90,6 +92,7 @@ class ResponseHead:
         self.dated = False
         self.upgrade = b""
         self.gzip = False
+        self.usual = False
         self.vary = False  # Vary already names Accept-Encoding or *
         self.count = 0
 
@@ -214,3 +217,4 @@ class ResponseParser:
             whole = head.lines + head.framing + b"\r\n"
             head.clean = plain and len(whole) == len(raw) and raw.startswith(b"HTTP/1.1")
             head.ready = raw if head.clean else whole
+            head.usual = head.persistent and head.length >= 0 and not head.bodiless

@@ -7,19 +7,22 @@ second, so that a single node that restarts is back at once instead of after its
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from uwgate.config.settings import Endpoint, NodeSettings
+from uwgate.protocols.http1_response import ResponseHead
 from uwgate.router.clock import Clock
 
 if TYPE_CHECKING:
     from uwgate.router.upstream import HttpBack
 
 Address = tuple[str, int] | tuple[str, int, int, int] | str | bytes
+NO_HEAD = ResponseHead()
 _LAST_RESORT = 1.0  # seconds between tries of a marked node when no other is left
 _MAX_SEQUENCE = 4096
 
@@ -40,8 +43,9 @@ class Node:
         "failures",
         "fallback",
         "grace",
-        "hits",
         "idle",
+        "last_head",
+        "last_parsed",
         "modifier1",
         "modifier2",
         "name",
@@ -65,13 +69,14 @@ class Node:
         self.dead_until = 0.0
         self.tried_at = 0.0
         self.grace = 0
-        self.hits = 0
         self.active = 0
         self.requests = 0
         self.failures = 0
         self.tx = 0
         self.rx = 0
         self.idle: list[HttpBack] = []
+        self.last_head = b"\n"  # of the last usual response; no response begins like this
+        self.last_parsed: ResponseHead = NO_HEAD
 
     def failed(self, clock: Clock, gracetime: float) -> None:
         """A connection could not be made: skip the node for a while."""
@@ -83,8 +88,7 @@ class Node:
             self.addresses = fixed_address(self.endpoint)  # a name is looked up again
 
     def works(self) -> None:
-        """A connection was made: count it and forget the mark."""
-        self.hits += 1
+        """A connection was made: forget the mark."""
         if self.dead_until:
             self.dead_until = 0.0
             self.grace = 0
@@ -98,7 +102,7 @@ class Node:
         return {
             "name": self.name,
             "protocol": self.protocol,
-            "hits": self.hits,
+            "hits": self.requests - self.failures,
             "grace": self.grace,
             "active": self.active,
             "requests": self.requests,
@@ -173,6 +177,12 @@ class NodeGroup:
         if self._algo == "iphash":
             return self._by_address(client, tried)
         return self._least_busy(tried)
+
+    def turns(self) -> Callable[[], Node] | None:
+        """The bare rotation of round robin, marks not looked at; None for other algorithms."""
+        if self._algo != "wrr" or not self._sequence:
+            return None
+        return itertools.cycle(self._sequence).__next__
 
     def last_resort(self, tried: Sequence[Node] = ()) -> Node | None:
         """The marked node that was left alone longest, if that is a second or more."""

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 Back = HttpBack | UwsgiBack
 
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
-IDEMPOTENT = SAFE | {b"PUT", b"DELETE"}
 _PENDING_LIMIT = 65536  # bytes of a body held while a connection is being made
 _STALE_AFTER = 1.0  # seconds idle after which only repeatable requests reuse a connection
 
@@ -176,25 +175,36 @@ class Exchange:
     # --- from the front -----------------------------------------------------------------------
 
     def start(self, request: RequestLine, block: RequestBlock, ended: bool) -> None:
-        """Begin; ``ended``: there is no body. The front has set its deadline."""
+        """Begin; ``ended``: there is no body. The front has set its deadline.
+
+        What a request leaves behind is cleared by ``_finish``, and only if it was touched.
+        """
         self.request = request
         self.block = block
         self.request_ended = ended
-        self.responded = False
-        self.resent = False
-        self.tried = ()
-        self.attempts = 0
         gateway = self.gateway
-        tally = gateway.tally
-        tally.requests += 1
-        tally.active_requests += 1
+        gateway.tally.requests += 1
         if gateway.timed:
             self.started_at = time.monotonic()
             self.connected_at = self.first_byte_at = 0.0
             self.response_size = self.request_size = self.packet_size = 0
             self.variables_sent = b""
-        self.failure = None
-        self.node = None
+        turn = gateway.turn
+        if turn is not None:
+            node = turn()
+            if not node.dead_until:
+                idle = node.idle
+                if idle and ended and request.repeatable:
+                    # The usual case: nothing that could go wrong cannot be tried again.
+                    self.node = node
+                    self.attempts = 1
+                    self.counted = True
+                    node.active += 1
+                    node.requests += 1
+                    idle.pop().begin(self)
+                    return
+                self._dispatch(node)
+                return
         self._pick()
 
     def request_data(self, payload: bytes) -> None:
@@ -324,11 +334,7 @@ class Exchange:
         if node.protocol == "http":
             idle = node.idle
             if idle and not self.resent and self._may_reuse(idle[-1]):
-                back = idle.pop()
-                self.gateway.tally.node_reuses += 1
-                node.hits += 1
-                back.reused = True
-                back.begin(self)
+                idle.pop().begin(self)
                 return
         self._connecting()
         if node.addresses:
@@ -353,9 +359,10 @@ class Exchange:
     def _may_reuse(self, back: HttpBack) -> bool:
         """A node may close an idle connection just when a request is on its way. A request that
         cannot be repeated goes only over one that was in use a moment ago."""
+        idle_since = back.deadline - self.gateway.settings.node_keepalive_timeout
         return (
-            (self.request.method in IDEMPOTENT and not self.block.length)
-            or back.idle_since + _STALE_AFTER >= self.gateway.clock.now
+            (self.request.repeatable and not self.block.length)
+            or idle_since + _STALE_AFTER >= self.gateway.clock.now
         )
 
     def _connecting(self) -> None:
@@ -384,13 +391,6 @@ class Exchange:
 
     # --- from the back --------------------------------------------------------------------------
 
-    def http_head(self) -> bytes:
-        """The request head for an HTTP node."""
-        block = self.block
-        if block.simple and not block.x_for:
-            return b"".join((self.request.line, block.forward, self.extra, self.front.http_tail))
-        return heads.http_head(self)
-
     def uwsgi_head(self) -> bytes:
         """The uwsgi packet for this request; raises PacketError."""
         return heads.uwsgi_packet(self)
@@ -400,6 +400,10 @@ class Exchange:
         self._drop_attempt()
         large = "at most" in str(error) or "the most" in str(error)
         self.fail(Failure.PACKET_TOO_LARGE if large else Failure.BAD_REQUEST)
+
+    def connected_now(self) -> None:
+        """Note the time for the request log."""
+        self.connected_at = time.monotonic()
 
     def sent(self, back: Back) -> None:
         """The head is on its way: pass on what of the body has come meanwhile."""
@@ -428,11 +432,15 @@ class Exchange:
     def whole(self, head: ResponseHead, data: bytes, end: int) -> None:
         """A complete response arrived in one piece; the back has let go already."""
         self.back = None
-        self.responded = True
         if self.gateway.timed:
             self.first_byte_at = time.monotonic()
             self.response_size = len(data) - end
-        self._finish()
+        if self.tried or self.resent or self.spool is not None:
+            self._finish()
+        else:
+            self.phase = IDLE
+            self.counted = False
+            self.node.active -= 1  # type: ignore[union-attr]
         self.front.whole(head, data, end)
 
     def informational(self, head: ResponseHead) -> None:
@@ -516,8 +524,8 @@ class Exchange:
     def _repeatable(self, back: Back) -> bool:
         if self.block.length or self.block.upgrade or self.raw:
             return False
-        method = self.request.method
-        return method in SAFE or (back.reused and method in IDEMPOTENT)
+        request = self.request
+        return request.method in SAFE or (back.reused and request.repeatable)
 
     def forget(self) -> None:
         """No request was begun: nothing of an earlier one may show in the log."""
@@ -544,7 +552,8 @@ class Exchange:
     def _finish(self) -> None:
         """Free what the request held; the front writes the log when it is done."""
         self.phase = IDLE
-        self.gateway.tally.active_requests -= 1
+        self.responded = self.resent = False
+        self.tried = ()
         if self.counted:
             self.counted = False
             self.node.active -= 1  # type: ignore[union-attr]

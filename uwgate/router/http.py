@@ -103,6 +103,8 @@ class HttpGateway:
         self.listeners: list[Listener] = []
         self.draining = False
         self.keepalive = settings.keepalive
+        self.request_limit = settings.timeout
+        self.idle_limit = settings.keepalive_timeout
         self.has_preface = settings.proxy_protocol or bool(settings.stud_prefix)
         self._tasks: set[asyncio.Task[None]] = set()
         self._trust_cache: dict[bytes, bool] = {}
@@ -137,6 +139,8 @@ class HttpGateway:
         self.mapped = settings.mapper.kind != "static"
         self.resolver = make_resolver(settings, nodes, self.clock, self.log)
         self._static_group = NodeGroup(nodes, "wrr", self.clock)
+        group = NodeGroup(nodes, settings.algo, self.clock)
+        self.turn = None if self.mapped else group.turns()
         self.fallback = NodeGroup(fallback, "wrr", self.clock) if fallback else None
         # Mapped nodes may be of either kind.
         self.any_uwsgi = self.mapped or any(node.protocol == "uwsgi" for node in self.static_nodes)
@@ -206,10 +210,13 @@ class HttpGateway:
 
     def snapshot(self) -> dict[str, object]:
         """Counters and nodes as plain values for the stats."""
+        tally, nodes = self.tally, self._all_nodes()
+        tally.active_requests = sum(front.exchange.phase != 0 for front in self.fronts)
+        tally.node_reuses = sum(n.requests - n.failures for n in nodes) - tally.node_connects
         return {
-            "tally": self.tally.snapshot(),
+            "tally": tally.snapshot(),
             "listeners": [listener.name for listener in self.listeners],
-            "nodes": [node.snapshot() for node in self._all_nodes()],
+            "nodes": [node.snapshot() for node in nodes],
         }
 
     def _all_nodes(self) -> list[Node]:

@@ -105,7 +105,7 @@ class Http1Front(asyncio.Protocol):
         self.scanned = 0
         self.left = 0
         self.due = 0
-        self.persist = True
+        self.persist = gateway.keepalive
         self.reading = True
         self.waited = False  # 100 Continue was sent
         self.eof = False  # the client sends no more
@@ -192,8 +192,7 @@ class Http1Front(asyncio.Protocol):
         self.request = request
         self.stage = WAIT
         gateway = self.gateway
-        self.persist = gateway.keepalive
-        self.deadline = gateway.clock.now + gateway.settings.timeout
+        self.deadline = gateway.clock.now + gateway.request_limit
         exchange.start(request, block, True)
 
     def eof_received(self) -> bool:
@@ -244,25 +243,24 @@ class Http1Front(asyncio.Protocol):
     def _other_block(self, raw: bytes) -> RequestBlock | None:
         """The block ``raw`` where it is not the last one again; None: not a whole head, or one to
         be refused, by the general path."""
-        varying = self.varying
-        exchange = self.exchange
-        if varying is not None:
-            rest = varying.cut(raw)
-            if rest is not None and rest == self.block.raw:
-                exchange.extra = varying.extra
-                exchange.extra_variables = (
-                    varying.extra_variables() if self.gateway.any_uwsgi else b""
-                )
-                return self.block
-        if raw.find(b"\r\n\r\n") + 4 != len(raw):
-            return None
-        try:
-            block = self.parser.parse(raw)
-        except Http1Error:
-            return None
-        exchange.extra = exchange.extra_variables = b""
-        self._learn(raw)
-        self.block = block
+        exchange, varying = self.exchange, self.varying
+        rest = varying.cut(raw) if varying is not None else None
+        whole = raw if rest is None else rest
+        block = self.block
+        if whole != block.raw:
+            if whole.find(b"\r\n\r\n") + 4 != len(whole):
+                return None
+            try:
+                block = self.parser.parse(whole)
+            except Http1Error:
+                return None
+            self._learn(whole)
+            self.block = block
+        if rest is None or varying is None:
+            exchange.extra = exchange.extra_variables = b""
+        else:
+            exchange.extra = varying.extra
+            exchange.extra_variables = varying.extra_variables() if self.gateway.any_uwsgi else b""
         return block
 
     def _learn(self, raw: bytes) -> None:
@@ -487,22 +485,27 @@ class Http1Front(asyncio.Protocol):
 
     def whole(self, head: ResponseHead, data: bytes, end: int) -> None:
         """A response of known length in one piece; ``data[:end]`` is its head as received."""
-        gateway = self.gateway
-        request = self.request
-        if self.persist and request.minor and head.ready:  # type: ignore[union-attr]
-            out = data if head.clean else head.ready + data[end:]
-            self.transport.write(out)
-            tally = gateway.tally
-            tally.responses[head.status] += 1
-            tally.tx += len(out)
-            if gateway.timed:
-                self.status = head.status
-                self.sent_bytes = len(data) - end
-                self.head_bytes = len(out) - self.sent_bytes
-            self._next()
+        if not (self.persist and head.ready and self.request.minor):  # type: ignore[union-attr]
+            self.respond(head, data[end:], True)
+            self.end(b"")
             return
-        self.respond(head, data[end:], True)
-        self.end(b"")
+        out = data if head.clean else head.ready + data[end:]
+        self.transport.write(out)
+        gateway = self.gateway
+        tally = gateway.tally
+        tally.responses[head.status] += 1
+        tally.tx += len(out)
+        if gateway.timed:
+            self.status = head.status
+            self.sent_bytes = len(data) - end
+            self.head_bytes = len(out) - self.sent_bytes
+        elif not self.buffer and not self.eof:
+            self.stage = HEAD
+            self.deadline = deadline = gateway.clock.now + gateway.idle_limit
+            if deadline + 2 < self.due:
+                gateway.clock.watch(self)
+            return
+        self._next()
 
     def respond(self, head: ResponseHead, body: bytes, ended: bool) -> None:
         """The head of the final response, with the first body bytes."""
@@ -732,6 +735,7 @@ class Http1Front(asyncio.Protocol):
 
     def drain(self) -> None:
         """The gateway is stopping: close when idle, else after the response."""
+        self.persist = False
         if self.stage in (HEAD, PREFACE) and not self.buffer:
             self._close()
 

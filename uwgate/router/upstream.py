@@ -23,6 +23,7 @@ from uwgate.protocols.http1 import BROKEN_LINE, Http1Error
 from uwgate.protocols.http1_request import CHUNKED
 from uwgate.protocols.http1_response import UNTIL_CLOSE, ResponseHead
 from uwgate.router.errors import Failure
+from uwgate.router.heads import http_head
 
 if TYPE_CHECKING:
     from uwgate.router.balance import Node
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 HEAD, LENGTH, CHUNKS, CLOSE, RAW, DONE = range(6)
 
 MAX_RESPONSE_HEAD = 65536
+SENT = 4  # exchange.SENT; exchange imports this module
 
 
 class Back:
@@ -272,22 +274,33 @@ class Back:
 class HttpBack(Back, asyncio.Protocol):
     """A keep-alive connection to an HTTP/1.1 node."""
 
-    __slots__ = ("deadline", "due", "idle_since", "transport")
+    __slots__ = ("deadline", "due", "transport", "usual")
 
     def __init__(self, gateway: HttpGateway, node: Node) -> None:
         super().__init__(gateway, node)
         self.transport: asyncio.Transport
-        self.deadline = 0.0
+        self.deadline = 0.0  # of an idle connection
         self.due = 0
-        self.idle_since = 0.0
+        self.usual = False  # the request has no body under way and is not HEAD
 
     def begin(self, exchange: Exchange) -> None:
         """Send a request over this connection."""
         self.exchange = exchange
-        self.state = HEAD
-        self.touched = False
-        self.deadline = 0.0
-        head = exchange.http_head()
+        block = exchange.block
+        if block.simple and not block.x_for and exchange.request.plain:
+            head = b"".join(
+                (exchange.request.line, block.forward, exchange.extra, exchange.front.http_tail)
+            )
+            self.usual = True
+            self.node.rx += len(head)
+            self.transport.write(head)
+            exchange.phase = SENT
+            exchange.back = self
+            if exchange.gateway.timed:
+                exchange.connected_now()
+            return
+        self.usual = False
+        head = http_head(exchange)
         self.node.rx += len(head)
         self.transport.write(head)
         exchange.sent(self)
@@ -299,31 +312,29 @@ class HttpBack(Back, asyncio.Protocol):
         self.gateway.backs.add(self)
 
     def data_received(self, data: bytes) -> None:
-        self.node.tx += len(data)
+        node = self.node
+        size = len(data)
+        node.tx += size
         exchange = self.exchange
-        if exchange is None or self.state or self.buffer:
-            self.receive(data)
-            return
-        # The usual case: a complete response in one piece.
-        end = data.find(b"\r\n\r\n") + 4
-        if end > 3:
-            try:
-                head = self.gateway.responses.parse(data[:end])
-            except Http1Error:
-                self.receive(data)  # once more, to say what is wrong
-                return
-            if (
-                head.ready
-                and head.length == len(data) - end
-                and not head.bodiless
-                and exchange.request_ended
-                and exchange.request.method != b"HEAD"
-            ):
+        if self.usual and not self.state and not self.buffer and exchange is not None:
+            # The usual case: a complete response in one piece, most often with the last head again.
+            last = node.last_head
+            if data.startswith(last):
+                head, end = node.last_parsed, len(last)
+            else:
+                end = data.find(b"\r\n\r\n") + 4
+                if end < 4:
+                    self.receive(data)
+                    return
+                try:
+                    head = self.gateway.responses.parse(data[:end])
+                except Http1Error:
+                    self.receive(data)  # once more, to say what is wrong
+                    return
+                node.last_head, node.last_parsed = data[:end], head
+            if head.usual and head.length == size - end:
                 self.exchange = None
-                if head.persistent:
-                    self._park()
-                else:
-                    self.transport.close()
+                self._park()
                 exchange.whole(head, data, end)
                 return
         self.receive(data)
@@ -378,6 +389,9 @@ class HttpBack(Back, asyncio.Protocol):
         if self.paused:
             self.resume()
         if reusable:
+            self.state = HEAD
+            self.touched = False
+            self.reader = None
             self._park()
         else:
             self.transport.close()
@@ -388,11 +402,9 @@ class HttpBack(Back, asyncio.Protocol):
         if gateway.draining or len(idle) >= gateway.settings.node_keepalive:
             self.transport.close()
             return
-        self.state = HEAD
-        self.reader = None
         clock = gateway.clock
-        self.idle_since = now = clock.now
-        self.deadline = now + gateway.settings.node_keepalive_timeout
+        self.reused = True
+        self.deadline = clock.now + gateway.settings.node_keepalive_timeout
         if not self.due:
             clock.watch(self)
         idle.append(self)
