@@ -26,7 +26,7 @@ from uwgate.protocols.http1 import (
     split_list,
     transfer_coding,
 )
-from uwgate.protocols.uwsgi import header_name, var
+from uwgate.protocols.uwsgi import PacketError, header_name, var
 
 CHUNKED = -1
 
@@ -139,7 +139,7 @@ class RequestBlock:
     """What one header block means. Shared between requests: never changed after parsing.
 
     ``length``: Content-Length in bytes, 0 without a body, CHUNKED for chunked.
-    ``simple``: no body, no Upgrade, no Expect, no Connection: close, one Host.
+    ``simple``: no body, no Upgrade, no Expect, no Connection: close, one Host, no Forwarded to add.
     ``forward``: ``CRLF field CRLF field …`` for an HTTP node, without the end of the last line and
     without Expect and X-Forwarded-For/-Proto, which depend on the connection.
     ``variables``: the same fields as uwsgi variables (HTTP_…, CONTENT_LENGTH, CONTENT_TYPE).
@@ -209,7 +209,10 @@ class RequestParser:
         known = self._memo.entries.get(raw)
         if known is not None:
             return known  # type: ignore[return-value]
-        block = self._parse(raw)
+        try:
+            block = self._parse(raw)
+        except PacketError as error:  # a value that no uwsgi variable can hold
+            raise Http1Error(Fault.TOO_MANY_FIELDS, str(error)) from None
         if len(raw) <= _BLOCK_LIMIT and self._memo.worth_keeping(raw):
             self._memo.entries[raw] = block
         return block
@@ -243,7 +246,12 @@ class RequestParser:
                 block.gzip = accepts_gzip(b",".join(values[b"accept-encoding"]))
         self._build(block, fields)
         block.simple = not (
-            block.length or block.upgrade or block.expect or block.close or block.host is None
+            block.length
+            or block.upgrade
+            or block.expect
+            or block.close
+            or block.host is None
+            or self.policy.forwarded
         )
         return block
 
@@ -394,17 +402,21 @@ class VaryingLines:
     ``extra_variables`` hold the lines cut from the last block, ready to forward.
     """
 
-    __slots__ = ("_names", "attempts", "extra", "values")
+    __slots__ = ("_checked", "_names", "attempts", "extra", "values")
 
     def __init__(self) -> None:
         self._names: tuple[tuple[bytes, bytes], ...] = ()  # (CRLF name colon, variable name)
+        self._checked = b""  # a rest known to be free of the learned names
         self.attempts = 8  # learning is not free: a hostile client does not get it for ever
         self.extra = b""
         self.values: list[bytes] = []
 
     def cut(self, raw: bytes) -> bytes | None:
-        """``raw`` without the learned lines, or None where they are not all there (and valid)."""
-        if not self._names:
+        """``raw`` without the learned lines, or None where they are not all there (and valid).
+
+        Only of a whole block, ended by its blank line: of anything else a cut could make one.
+        """
+        if not self._names or raw.find(b"\r\n\r\n") + 4 != len(raw):
             return None
         extra: list[bytes] = []
         values: list[bytes] = []
@@ -419,9 +431,28 @@ class VaryingLines:
             extra.append(raw[start:end])
             values.append(value)
             raw = raw[:start] + raw[end:]
+        if raw != self._checked:
+            if self._mentioned(raw):
+                return None
+            self._checked = raw
         self.extra = b"".join(extra)
         self.values = values
         return raw
+
+    def _mentioned(self, rest: bytes) -> bool:
+        """Whether a learned name comes again (lines of one name keep their order and become one
+        variable) or is nominated by Connection: then only a full parse gives the right result."""
+        lower = rest.lower().replace(b"_", b"-")
+        for needle, _name in self._names:
+            name = needle[2:-1].lower()
+            if name not in lower:
+                continue
+            for line in lower.split(b"\r\n"):
+                if line.startswith(name + b":"):
+                    return True
+                if line.startswith(b"connection:") and name in line:
+                    return True
+        return False
 
     def extra_variables(self) -> bytes:
         """The lines cut from the last block as uwsgi variables."""
@@ -463,4 +494,7 @@ class VaryingLines:
             ):
                 return
             names.append((b"\r\n" + name + b":", header_name(lower)))
+        if any(name in self._names for name in names):
+            self._names = ()  # the clients' habits have changed: the others come no more
         self._names += tuple(names)
+        self._checked = b""

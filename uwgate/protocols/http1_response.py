@@ -75,6 +75,7 @@ class ResponseHead:
         "persistent",
         "ready",
         "status",
+        "undated",
         "upgrade",
         "usual",
         "vary",
@@ -93,6 +94,7 @@ class ResponseHead:
         self.upgrade = b""
         self.gzip = False
         self.usual = False
+        self.undated = b""
         self.vary = False  # Vary already names Accept-Encoding or *
         self.count = 0
 
@@ -207,7 +209,11 @@ class ResponseParser:
             head.vary = b"*" in listed or b"accept-encoding" in listed
 
     def _ready(self, head: ResponseHead, raw: bytes, lines: list[bytes]) -> None:
-        if not head.dated or head.gzip or head.status < 200:
+        if head.gzip or head.status < 200:
+            return
+        if not head.dated:
+            if head.framing and not head.bodiless:
+                head.undated = head.lines + head.framing
             return
         if head.framing or head.bodiless:
             # The field order is kept where nothing had to go: the node's own bytes.
@@ -215,6 +221,11 @@ class ResponseParser:
                 line.split(b":", 1)[0].lower() in HOP_BY_HOP for line in lines
             )
             whole = head.lines + head.framing + b"\r\n"
-            head.clean = plain and len(whole) == len(raw) and raw.startswith(b"HTTP/1.1")
+            head.clean = (
+                plain
+                and len(whole) == len(raw)
+                and raw.startswith(b"HTTP/1.1")
+                and raw[12:13] == b" "
+            )
             head.ready = raw if head.clean else whole
             head.usual = head.persistent and head.length >= 0 and not head.bodiless

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from uwgate.protocols.http1_request import CHUNKED, RequestBlock, RequestLine
 from uwgate.protocols.http1_response import ResponseHead
@@ -23,6 +23,7 @@ from uwgate.protocols.uwsgi import PacketError, parse_packet
 from uwgate.router import heads
 from uwgate.router.balance import Node
 from uwgate.router.errors import Failure
+from uwgate.router.front import Front
 from uwgate.router.resolve import ResolveTimeoutError
 from uwgate.router.spool import Spool, SpoolFullError
 from uwgate.router.upstream import HttpBack, connect_http
@@ -39,71 +40,6 @@ _STALE_AFTER = 1.0  # seconds idle after which only repeatable requests reuse a 
 
 # Phases of an exchange.
 IDLE, RESOLVING, SPOOLING, CONNECTING, SENT, RELAYING, TUNNEL = range(7)
-
-
-class Front(Protocol):
-    """What an exchange needs of the client's side."""
-
-    deadline: float
-    client: bytes
-    http_tail: bytes
-    uwsgi_constants: bytes
-
-    def whole(self, head: ResponseHead, data: bytes, end: int) -> None:
-        """The complete response in one piece: ``data[:end]`` is the head, the rest the body."""
-        ...
-
-    def respond(self, head: ResponseHead, body: bytes, ended: bool) -> None:
-        """The head of the final response, with the first body bytes."""
-        ...
-
-    def informational(self, head: ResponseHead) -> None:
-        """A 1xx response other than 101."""
-        ...
-
-    def send_continue(self) -> None:
-        """Ask for the body (100 Continue), once."""
-        ...
-
-    def data(self, payload: bytes) -> None:
-        """Body bytes, without framing."""
-        ...
-
-    def end(self, trailer: bytes) -> None:
-        """The response is complete."""
-        ...
-
-    def fail(self, failure: Failure) -> None:
-        """Answer with an error; nothing of a response was sent yet."""
-        ...
-
-    def abort(self, failure: Failure) -> None:
-        """Cut the connection in the middle of a response."""
-        ...
-
-    def upgraded(self, head: ResponseHead | None) -> None:
-        """Become a tunnel; with a head, answer 101 first."""
-        ...
-
-    def tunnel_data(self, data: bytes) -> None:
-        """Bytes of the node in a tunnel."""
-        ...
-
-    def tunnel_eof(self) -> None:
-        """The node sends no more in a tunnel."""
-        ...
-
-    def pause(self) -> None:
-        """Stop reading the request body."""
-        ...
-
-    def resume(self) -> None:
-        """Go on reading the request body."""
-        ...
-
-    def watch(self) -> None:
-        """The deadline was moved to an earlier time."""
-        ...
 
 
 class Exchange:
@@ -127,6 +63,7 @@ class Exchange:
         "pending",
         "pending_size",
         "phase",
+        "plain",
         "raw",
         "request",
         "request_ended",
@@ -167,6 +104,7 @@ class Exchange:
         self.variables_sent = b""
         self.failure: Failure | None = None
         self.attempts = 0
+        self.plain = False
         self.responded = False
         self.request_ended = True
         self.resent = False
@@ -182,6 +120,8 @@ class Exchange:
         self.request = request
         self.block = block
         self.request_ended = ended
+        # Nothing but a head to send, and a response framed as its head says.
+        self.plain = ended and block.simple and request.plain
         gateway = self.gateway
         gateway.tally.requests += 1
         if gateway.timed:
@@ -193,18 +133,23 @@ class Exchange:
         if turn is not None:
             node = turn()
             if not node.dead_until:
-                idle = node.idle
-                if idle and ended and request.repeatable:
+                if ended and request.repeatable:
                     # The usual case: nothing that could go wrong cannot be tried again.
                     self.node = node
                     self.attempts = 1
                     self.counted = True
                     node.active += 1
                     node.requests += 1
-                    idle.pop().begin(self)
+                    if node.idle:
+                        node.idle.pop().begin(self)
+                    else:
+                        self._open(node)
                     return
+                self.attempts = 0
                 self._dispatch(node)
                 return
+        self.attempts = 0
+        self.node = None
         self._pick()
 
     def request_data(self, payload: bytes) -> None:
@@ -336,17 +281,21 @@ class Exchange:
             if idle and not self.resent and self._may_reuse(idle[-1]):
                 idle.pop().begin(self)
                 return
-        self._connecting()
-        if node.addresses:
-            self._open(node)
-        else:
-            self.task = self.gateway.loop.create_task(self._look_up(node))
+        self._open(node)
 
     def _open(self, node: Node) -> None:
-        if node.protocol == "http":
-            self.task = connect_http(self.gateway, node, self)
+        """A new connection to the node."""
+        self.phase = CONNECTING
+        gateway = self.gateway
+        if gateway.short_connect:
+            self.front.deadline = gateway.clock.now + gateway.settings.connect_timeout
+            self.front.watch()
+        if not node.addresses:
+            self.task = gateway.loop.create_task(self._look_up(node))
+        elif node.protocol == "http":
+            self.task = connect_http(gateway, node, self)
         else:
-            UwsgiBack(self.gateway, node, self).connect()
+            UwsgiBack(gateway, node, self).connect()
 
     async def _look_up(self, node: Node) -> None:
         await self.gateway.look_up([node])
@@ -364,13 +313,6 @@ class Exchange:
             (self.request.repeatable and not self.block.length)
             or idle_since + _STALE_AFTER >= self.gateway.clock.now
         )
-
-    def _connecting(self) -> None:
-        self.phase = CONNECTING
-        front, limit = self.front, self.gateway.settings.connect_timeout
-        if limit < self.gateway.settings.timeout:
-            front.deadline = self.gateway.clock.now + limit
-            front.watch()
 
     def connect_failed(self, failure: Failure, reason: str) -> None:
         """The connection could not be made; nothing was sent, so another node may be tried."""
@@ -390,10 +332,6 @@ class Exchange:
         self._pick()
 
     # --- from the back --------------------------------------------------------------------------
-
-    def uwsgi_head(self) -> bytes:
-        """The uwsgi packet for this request; raises PacketError."""
-        return heads.uwsgi_packet(self)
 
     def packet_refused(self, error: PacketError) -> None:
         """The request cannot be said in a uwsgi packet."""
@@ -542,7 +480,7 @@ class Exchange:
         parsed = parse_packet(self.variables_sent)
         return len(parsed.variables) if parsed is not None else 0
 
-    # --- ends -------------------------------------------------------------------------------------
+    # --- ends ---------------------------------------------------------------------------------
 
     def _leave(self, node: Node) -> None:
         if self.counted:

@@ -71,7 +71,7 @@ def uwsgi_packet(exchange: Exchange) -> bytes:
     settings = gateway.settings
     modifier1 = settings.modifier1 or node.modifier1
     modifier2 = settings.modifier2 or node.modifier2
-    if block.simple and not settings.forwarded:
+    if block.simple:
         extra = exchange.extra_variables
     else:
         extra = exchange.extra_variables + _uncommon_variables(exchange)

@@ -26,6 +26,7 @@ from uwgate.router.clock import Clock
 from uwgate.router.errors import Failure
 from uwgate.router.facts import RequestFacts, RequestLog
 from uwgate.router.http1_front import Http1Front
+from uwgate.router.http1_responses import Http1Responses
 from uwgate.router.poller import Poller
 from uwgate.router.resolve import make_resolver
 from uwgate.router.tally import Tally
@@ -103,6 +104,7 @@ class HttpGateway:
         self.listeners: list[Listener] = []
         self.draining = False
         self.keepalive = settings.keepalive
+        self.short_connect = settings.connect_timeout < settings.timeout
         self.request_limit = settings.timeout
         self.idle_limit = settings.keepalive_timeout
         self.has_preface = settings.proxy_protocol or bool(settings.stud_prefix)
@@ -304,7 +306,7 @@ class HttpGateway:
         match = _ACCEPT.search(raw)
         return match[1] if match is not None else b""
 
-    # --- request log --------------------------------------------------------------------------------
+    # --- request log ------------------------------------------------------------------------
 
     def log_refused(self, front: Http1Front, failure: Failure) -> None:
         """A request whose head was refused: it has no exchange, but a log line."""
@@ -313,7 +315,7 @@ class HttpGateway:
         front.exchange.forget()
         self.finished(front, failure, time.monotonic())
 
-    def finished(self, front: Http1Front, failure: Failure | None, now: float) -> None:
+    def finished(self, front: Http1Responses, failure: Failure | None, now: float) -> None:
         """Count the time of a request and log its facts."""
         exchange, request = front.exchange, front.request
         started = exchange.started_at or now

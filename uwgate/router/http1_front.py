@@ -7,35 +7,36 @@ of ``data_received``. Everything else goes through one general state machine wit
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, cast
 
-from uwgate.protocols.chunked import ChunkedError, ChunkedReader, encode_chunk, last_chunk
+from uwgate.protocols.chunked import ChunkedError, ChunkedReader
 from uwgate.protocols.http1 import BROKEN_LINE, Fault, Http1Error
 from uwgate.protocols.http1_request import (
     CHUNKED as BODY_CHUNKED,
 )
 from uwgate.protocols.http1_request import (
     RequestBlock,
-    RequestLine,
     VaryingLines,
     parse_request_line,
 )
-from uwgate.protocols.http1_response import ResponseHead
 from uwgate.protocols.uwsgi import var
-from uwgate.router import responder
 from uwgate.router.errors import Failure
 from uwgate.router.exchange import IDLE, Exchange
+from uwgate.router.http1_responses import (
+    BODY,
+    GONE,
+    HEAD,
+    LINGER,
+    PREFACE,
+    TUNNEL,
+    WAIT,
+    Http1Responses,
+)
 from uwgate.router.preface import Preface, PrefaceError
-from uwgate.router.responder import CHUNKED, NONE, PLAIN, UNTIL_CLOSE
 
 if TYPE_CHECKING:
     from uwgate.router.http import HttpGateway, Listener
 
-# Stages of a connection.
-HEAD, BODY, WAIT, TUNNEL, LINGER, PREFACE, GONE = range(7)
-
-_NOT_YET = RequestBlock(b"")  # equal to no block
 _LINGER = 2.0  # seconds a refused client gets to read why
 _BODY_GRACE = 20.0  # seconds before a body's rate counts
 _PIPELINE_LIMIT = 65536  # bytes of further requests read ahead
@@ -51,70 +52,36 @@ FAILURES = {
 }
 
 
-class Http1Front(asyncio.Protocol):
+class Http1Front(Http1Responses, asyncio.Protocol):
     """One client connection. At most one exchange is under way; further requests wait."""
 
     __slots__ = (
-        "block",
         "body_bytes",
         "body_since",
-        "buffer",
-        "client",
-        "client_port",
-        "deadline",
-        "due",
-        "eof",
-        "exchange",
-        "framing",
-        "gateway",
-        "gzip",
-        "head_bytes",
-        "http_tail",
         "left",
         "line",
         "listener",
         "parser",
-        "persist",
         "preface",
         "reader",
         "reading",
-        "request",
         "scanned",
-        "sent_bytes",
-        "stage",
-        "status",
-        "transport",
-        "uwsgi_constants",
         "varying",
-        "waited",
     )
 
     def __init__(self, gateway: HttpGateway, listener: Listener) -> None:
-        self.gateway = gateway
+        super().__init__(gateway)
+        self.exchange = Exchange(gateway, self)
         self.listener = listener
-        self.stage = HEAD
-        self.block = _NOT_YET
         self.line = b""
-        self.request: RequestLine | None = None
-        self.buffer: bytearray | None = None
         self.varying: VaryingLines | None = None
         self.reader: ChunkedReader | None = None
         self.preface: Preface | None = None
-        self.gzip: responder.Gzip | None = None
-        self.exchange = Exchange(gateway, self)
-        self.scanned = 0
-        self.left = 0
-        self.due = 0
-        self.persist = gateway.keepalive
+        self.scanned = 0  # bytes of the buffer known to hold no whole head
+        self.left = 0  # body bytes to come
         self.reading = True
-        self.waited = False  # 100 Continue was sent
-        self.eof = False  # the client sends no more
-        self.framing = NONE
-        self.status = 0
         self.body_bytes = 0
         self.body_since = 0.0
-        self.head_bytes = 0
-        self.sent_bytes = 0
 
     # --- asyncio.Protocol -----------------------------------------------------------------------
 
@@ -224,7 +191,7 @@ class Http1Front(asyncio.Protocol):
             self.exchange.client_lost()
             if not tunnel:
                 gateway.tally.errors[Failure.CLIENT_CLOSED] += 1
-            self._log(None if tunnel else Failure.CLIENT_CLOSED)
+            self.log(None if tunnel else Failure.CLIENT_CLOSED)
         if gateway.draining:
             gateway.check_drained()
 
@@ -401,9 +368,9 @@ class Http1Front(asyncio.Protocol):
         else:
             self.stage = WAIT
         exchange.start(request, block, not length)
-        self._rest_of_buffer()
+        self.rest_of_buffer()
 
-    def _rest_of_buffer(self) -> None:
+    def rest_of_buffer(self) -> None:
         """What came behind the head: the beginning of its body, or of a tunnel."""
         buffer = self.buffer
         if buffer and self.stage in (BODY, TUNNEL):
@@ -479,227 +446,25 @@ class Http1Front(asyncio.Protocol):
         """The client closed its side in the middle of a body: there is no request to answer."""
         self.exchange.client_lost()
         self.gateway.tally.errors[Failure.CLIENT_CLOSED] += 1
-        self._log(Failure.CLIENT_CLOSED)
+        self.log(Failure.CLIENT_CLOSED)
 
-    # --- front of the exchange --------------------------------------------------------------------
+    def _refuse(self, failure: Failure) -> None:
+        """A request that is not even begun."""
+        self.persist = False
+        self.gateway.tally.errors[failure] += 1
+        self.answer(failure)
+        self.gateway.log_refused(self, failure)
+        self.linger()
 
-    def whole(self, head: ResponseHead, data: bytes, end: int) -> None:
-        """A response of known length in one piece; ``data[:end]`` is its head as received."""
-        if not (self.persist and head.ready and self.request.minor):  # type: ignore[union-attr]
-            self.respond(head, data[end:], True)
-            self.end(b"")
-            return
-        out = data if head.clean else head.ready + data[end:]
-        self.transport.write(out)
-        gateway = self.gateway
-        tally = gateway.tally
-        tally.responses[head.status] += 1
-        tally.tx += len(out)
-        if gateway.timed:
-            self.status = head.status
-            self.sent_bytes = len(data) - end
-            self.head_bytes = len(out) - self.sent_bytes
-        elif not self.buffer and not self.eof:
-            self.stage = HEAD
-            self.deadline = deadline = gateway.clock.now + gateway.idle_limit
-            if deadline + 2 < self.due:
-                gateway.clock.watch(self)
-            return
-        self._next()
-
-    def respond(self, head: ResponseHead, body: bytes, ended: bool) -> None:
-        """The head of the final response, with the first body bytes."""
-        gateway, request, block = self.gateway, self.request, self.exchange.block
-        assert request is not None
-        minor = request.minor
-        gzip = (
-            head.gzip
-            and block.gzip
-            and bool(minor)
-            and not head.bodiless
-            and request.method != b"HEAD"
-        )
-        framing = self.framing = responder.choose_framing(
-            head,
-            is_head=request.method == b"HEAD",
-            minor=minor,
-            gzip=gzip,
-            auto_chunked=gateway.settings.auto_chunked,
-        )
-        if framing == UNTIL_CLOSE or gateway.draining or not self.exchange.request_ended:
-            self.persist = False
-        out = responder.response_head(
-            head, framing, gateway.clock.date, minor=minor, persist=self.persist, gzip=gzip
-        )
-        self.gzip = responder.Gzip() if gzip else None
-        tally = gateway.tally
-        tally.responses[head.status] += 1
-        self.status = head.status
-        self.head_bytes = len(out)
-        self.sent_bytes = 0
-        if body and framing != NONE:
-            self.sent_bytes = len(body)
-            out += self._framed(body)
-        tally.tx += len(out)
-        self.transport.write(out)
-
-    def _framed(self, payload: bytes) -> bytes:
-        if self.gzip is not None:
-            payload = self.gzip.data(payload)
-        return encode_chunk(payload) if self.framing == CHUNKED else payload
-
-    def informational(self, head: ResponseHead) -> None:
-        """A 1xx response; HTTP/1.0 clients do not know them (RFC 9110 §15.2)."""
-        if head.status == 100:
-            if self.waited or not self.exchange.block.expect:
-                return
-            self.waited = True
-        if self.request is not None and self.request.minor:
-            self.transport.write(head.lines + b"\r\n")
-
-    def send_continue(self) -> None:
-        """100 Continue, where the client waits for it and the body is not here already."""
-        if (
-            not self.waited
-            and self.exchange.block.expect
-            and self.request is not None
-            and self.request.minor
-            and not self.exchange.request_ended
-        ):
-            self.waited = True
-            self.transport.write(responder.CONTINUE)
-
-    def data(self, payload: bytes) -> None:
-        """Body bytes."""
-        if self.framing == NONE:
-            return
-        self.sent_bytes += len(payload)
-        if self.framing != PLAIN:
-            payload = self._framed(payload)
-        self.gateway.tally.tx += len(payload)
-        self.transport.write(payload)
-
-    def end(self, trailer: bytes) -> None:
-        """The response is complete."""
-        if self.framing == CHUNKED:
-            out = b""
-            if self.gzip is not None:
-                out = encode_chunk(self.gzip.end())
-                self.gzip = None
-            self.transport.write(out + last_chunk(trailer))
-        self._next()
-
-    def _next(self) -> None:
-        """The request is served: log it, then the next one, or close."""
-        gateway = self.gateway
-        if gateway.timed:
-            self._log(None)
-        if not self.persist or self.stage != WAIT:
-            self._close()
-            return
-        self.stage = HEAD
-        now = gateway.clock.now
-        self.deadline = deadline = now + gateway.settings.keepalive_timeout
-        if deadline + 2 < self.due:
-            gateway.clock.watch(self)
-        if self.buffer:
-            # Not from here: a client that pipelines thousands must not nest thousands deep.
-            gateway.loop.call_soon(self._continue)
-        elif self.eof:
-            self._close()
-
-    def _continue(self) -> None:
+    def start_next(self) -> None:
+        """Begin the request that is in the buffer."""
         if self.stage == HEAD and self.buffer:
             if not self.reading:
                 self.resume()
             self.scanned = 0
             self._scan()
             if self.stage == HEAD and self.eof and not self.transport.is_closing():
-                self._close()
-
-    def upgraded(self, head: ResponseHead | None) -> None:
-        """Become a tunnel."""
-        if head is not None:
-            self.status = 101
-            self.gateway.tally.responses[101] += 1
-            out = responder.switch_head(head)
-            self.head_bytes = len(out)
-            self.transport.write(out)
-        self.persist = False
-        self.stage = TUNNEL
-        self._rest_of_buffer()
-
-    def tunnel_data(self, data: bytes) -> None:
-        """Bytes of the node in a tunnel."""
-        gateway = self.gateway
-        self.deadline = gateway.clock.now + gateway.settings.timeout
-        self.sent_bytes += len(data)
-        gateway.tally.tx += len(data)
-        self.transport.write(data)
-
-    def tunnel_eof(self) -> None:
-        """The node sends no more; the tunnel ends when the client is done too."""
-        if self.eof or self.exchange.raw:
-            self.exchange.client_lost()
-            if self.gateway.timed:
-                self._log(None)
-            self.transport.close()
-        elif self.transport.can_write_eof():
-            self.transport.write_eof()
-
-    def fail(self, failure: Failure) -> None:
-        """Answer with an error. The connection stays only after a request that was understood and
-        read to its end, and a failure that is not the client's."""
-        self.persist = (
-            self.persist
-            and failure.status in (500, 502, 503, 504)
-            and self.stage == WAIT
-            and not self.gateway.draining
-        )
-        self._answer(failure)
-        self._log(failure)
-        if self.persist:
-            self.gateway.tally.errors[failure] += 1
-            timed, self.gateway.timed = self.gateway.timed, False
-            self._next()
-            self.gateway.timed = timed
-        else:
-            self.gateway.tally.errors[failure] += 1
-            self._linger()
-
-    def _refuse(self, failure: Failure) -> None:
-        """A request that is not even begun."""
-        self.persist = False
-        self.gateway.tally.errors[failure] += 1
-        self._answer(failure)
-        self.gateway.log_refused(self, failure)
-        self._linger()
-
-    def _answer(self, failure: Failure) -> None:
-        gateway = self.gateway
-        is_head = self.request is not None and self.request.method == b"HEAD"
-        accept = gateway.accept_of(self.block.raw)
-        out, size = responder.error_response(
-            failure,
-            accept,
-            gateway.clock.date,
-            gateway.settings.error_pages,
-            persist=self.persist,
-            is_head=is_head,
-        )
-        gateway.tally.responses[failure.status] += 1
-        gateway.tally.tx += len(out)
-        self.status = failure.status
-        self.sent_bytes = size
-        self.head_bytes = len(out) - size
-        self.transport.write(out)
-
-    def abort(self, failure: Failure) -> None:
-        """Cut the connection: a response that cannot be completed must not look complete."""
-        self.gateway.tally.errors[failure] += 1
-        self._log(failure)
-        self.stage = GONE
-        self.transport.abort()
+                self.close()
 
     def pause(self) -> None:
         if self.reading:
@@ -717,7 +482,7 @@ class Http1Front(asyncio.Protocol):
     def watch(self) -> None:
         self.gateway.clock.watch(self)
 
-    # --- ends ---------------------------------------------------------------------------------------
+    # --- ends ---------------------------------------------------------------------------------
 
     def expired(self) -> None:
         """The deadline passed."""
@@ -731,24 +496,24 @@ class Http1Front(asyncio.Protocol):
         elif stage == LINGER:
             self.transport.abort()
         elif stage in (HEAD, PREFACE):
-            self._close()
+            self.close()
 
     def drain(self) -> None:
         """The gateway is stopping: close when idle, else after the response."""
         self.persist = False
         if self.stage in (HEAD, PREFACE) and not self.buffer:
-            self._close()
+            self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
         """Close after what is written; unread bytes must not turn that into a reset."""
         if self.stage == BODY or self.buffer or not self.reading:
-            self._linger()
+            self.linger()
             return
         self.stage = GONE
         self.deadline = 0.0
         self.transport.close()
 
-    def _linger(self) -> None:
+    def linger(self) -> None:
         """Send what is written, then FIN, and read a moment longer (RFC 9112 §9.6)."""
         self.stage = LINGER
         self.buffer = None
@@ -763,8 +528,3 @@ class Http1Front(asyncio.Protocol):
             self.transport.resume_reading()
         self.deadline = self.gateway.clock.now + _LINGER
         self.gateway.clock.watch(self)
-
-    def _log(self, failure: Failure | None) -> None:
-        gateway = self.gateway
-        if gateway.timed:
-            gateway.finished(self, failure, time.monotonic())

@@ -287,7 +287,7 @@ class HttpBack(Back, asyncio.Protocol):
         """Send a request over this connection."""
         self.exchange = exchange
         block = exchange.block
-        if block.simple and not block.x_for and exchange.request.plain:
+        if exchange.plain and not block.x_for:
             head = b"".join(
                 (exchange.request.line, block.forward, exchange.extra, exchange.front.http_tail)
             )

@@ -10,13 +10,18 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING
+
+# The class below socket.socket, which adds what nobody here uses (makefile, dup, contexts) at half
+# a microsecond an object.
+from _socket import socket as new_socket
+from typing import TYPE_CHECKING, cast
 
 from uwgate.protocols.http1 import Http1Error
 from uwgate.protocols.uwsgi import PacketError
 from uwgate.router.errors import Failure
+from uwgate.router.heads import uwsgi_packet
 from uwgate.router.poller import READ, WRITE
-from uwgate.router.upstream import RAW, Back
+from uwgate.router.upstream import RAW, SENT, Back
 
 if TYPE_CHECKING:
     from uwgate.router.balance import Address, Node
@@ -42,16 +47,12 @@ class UwsgiBack(Back):
         self.exchange = exchange
         self.state = 0
         self.buffer = b""
-        self.reused = False
-        self.paused = False
-        self.touched = False
-        self.keep = False
+        self.reused = self.paused = self.touched = self.keep = False
         self.fd = -1
         self._events = 0
         self._unsent = b""
-        self._eof_wanted = False
-        self._held = False  # the front was asked to pause
-        self._addresses = node.addresses
+        self._eof_wanted = self._held = False  # _held: the front was asked to pause
+        self._addresses: tuple[tuple[int, Address], ...] = ()  # to try after this one
 
     # --- connecting ---------------------------------------------------------------------------
 
@@ -61,99 +62,105 @@ class UwsgiBack(Back):
         assert exchange is not None
         exchange.back = self
         try:
-            self._unsent = exchange.uwsgi_head()
+            packet = uwsgi_packet(exchange)
         except PacketError as error:
             exchange.packet_refused(error)
             return
-        self._try_next("its name does not resolve")
+        addresses = self.node.addresses
+        if len(addresses) > 1:
+            self._addresses = addresses[1:]
+        family, address = addresses[0]
+        self._connect_to(family, address, packet)
 
-    def _try_next(self, reason: str) -> None:
-        """Connect to the next address of the node; most have one."""
-        while self._addresses:
+    def _connect_to(self, family: int, address: Address, packet: bytes) -> None:
+        try:
+            self.sock = sock = new_socket(family, _STREAM)
+        except OSError as error:  # no descriptor left, or no such family
+            self._try_next(packet, error.strerror or str(error))
+            return
+        self.fd = fd = sock.fileno()
+        try:
+            code = sock.connect_ex(address)
+            if code and code != errno.EINPROGRESS:
+                self._not_connected(family, address, packet, code)
+                return
+            sent = sock.send(packet)
+        except BlockingIOError:  # still connecting
+            self._unsent = packet
+            self._events = READ | WRITE
+            self.gateway.poller.register(fd, self, READ | WRITE)
+            return
+        except OSError as error:
+            self._close_socket()
+            self._try_next(packet, error.strerror or str(error))
+            return
+        self.node.rx += sent
+        events = READ
+        if sent != len(packet):
+            self._unsent = packet[sent:]
+            events = READ | WRITE
+        self._events = events
+        self.gateway.poller.register(fd, self, events)
+        self._connected()
+
+    def _not_connected(self, family: int, address: Address, packet: bytes, code: int) -> None:
+        self._close_socket()
+        if code == errno.EAGAIN:
+            # A unix socket whose backlog is full: the node lives but is busy. Try again until the
+            # connect deadline ends the exchange.
+            self._addresses = ((family, address), *self._addresses)
+            self.gateway.loop.call_later(_BACKLOG_RETRY, self._again, packet)
+        else:
+            self._try_next(packet, os.strerror(code))
+
+    def _again(self, packet: bytes) -> None:
+        if self.exchange is not None:
+            self._try_next(packet, "its backlog is full")
+
+    def _try_next(self, packet: bytes, reason: str) -> None:
+        """Connect to the next address of the node, if it has one; most do not."""
+        if self._addresses:
             (family, address), *rest = self._addresses
             self._addresses = tuple(rest)
-            try:
-                self.sock = sock = socket.socket(family, _STREAM)
-            except OSError as error:  # no descriptor left, or no such family
-                reason = error.strerror or str(error)
-                continue
-            self.fd = sock.fileno()
-            try:
-                code = sock.connect_ex(address)
-            except OSError as error:  # a path that no address can hold
-                code = error.errno or errno.EINVAL
-            if code in (0, errno.EINPROGRESS):
-                reason = self._first_send()
-                if not reason:
-                    return
-            elif code == errno.EAGAIN:
-                self._wait_for_backlog(family, address)
-                return
-            else:
-                reason = os.strerror(code)
-            self._close_socket()
-        self._refused(reason)
-
-    def _refused(self, reason: str) -> None:
+            self._connect_to(family, address, packet)
+            return
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.back = None
             exchange.connect_failed(Failure.NODE_CONNECT, reason)
 
-    def _wait_for_backlog(self, family: int, address: Address) -> None:
-        """The node is alive but busy; try again until the connect deadline ends the exchange."""
-        self._close_socket()
-        self._addresses = ((family, address), *self._addresses)
-        self.gateway.loop.call_later(_BACKLOG_RETRY, self._again)
-
-    def _again(self) -> None:
-        if self.exchange is not None:
-            self._try_next("its backlog is full")
-
-    def _first_send(self) -> str:
-        """Send what fits of the packet; "" or why the connection failed."""
-        packet = self._unsent
-        try:
-            sent = self.sock.send(packet)
-        except BlockingIOError:
-            self._events = READ | WRITE
-            self.gateway.poller.register(self.fd, self, READ | WRITE)
-            return ""  # still connecting
-        except OSError as error:
-            return error.strerror or str(error)
-        self._events = READ
-        if sent == len(packet):
-            self._unsent = b""
-            self.gateway.poller.register(self.fd, self, READ)
-        else:
-            self._unsent = packet[sent:]
-            self._events |= WRITE
-            self.gateway.poller.register(self.fd, self, READ | WRITE)
-        self.node.rx += sent
-        self._connected()
-        return ""
-
     def _connected(self) -> None:
-        exchange = self.exchange
-        assert exchange is not None
+        exchange = cast("Exchange", self.exchange)
+        gateway = self.gateway
+        node = self.node
+        if node.dead_until:
+            node.works()
+        gateway.tally.node_connects += 1
+        if exchange.request_ended and not exchange.pending and exchange.plain:
+            exchange.phase = SENT
+            if gateway.timed:
+                exchange.connected_now()
+            if gateway.short_connect:
+                exchange.front.deadline = gateway.clock.now + gateway.request_limit
+            return
         self._addresses = ()
-        self.node.works()
-        self.gateway.tally.node_connects += 1
-        self.touched = False
         if exchange.raw:
             self.state = RAW
         exchange.sent(self)
         if exchange.raw:
             exchange.upgraded(None)
-        spool = exchange.spool
-        if spool is not None and not self._unsent:
+        if exchange.spool is not None and not self._unsent:
             self._flush()
 
     # --- readiness ----------------------------------------------------------------------------
 
     def ready(self, events: int) -> None:
         """The poller's call; both directions, and the end of connecting."""
-        if self._addresses or (self._unsent and self._connecting()):
+        if self._events == READ:
+            self._receive()
+            return
+        exchange = self.exchange
+        if exchange is not None and exchange.back is self and exchange.phase < SENT:
             self._on_connecting()
             return
         if self._events & WRITE and events & ~READ:
@@ -161,26 +168,22 @@ class UwsgiBack(Back):
         if self.fd >= 0 and self._events & READ:
             self._receive()
 
-    def _connecting(self) -> bool:
-        exchange = self.exchange
-        return exchange is not None and exchange.back is self and exchange.phase < _SENT
-
     def _on_connecting(self) -> None:
         code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            self._close_socket()
-            self._try_next(os.strerror(code))
-            return
+        packet = self._unsent
         try:
-            sent = self.sock.send(self._unsent)
+            if code:
+                raise OSError(code, os.strerror(code))
+            sent = self.sock.send(packet)
         except BlockingIOError:
             return
         except OSError as error:
             self._close_socket()
-            self._try_next(error.strerror or str(error))
+            self._unsent = b""
+            self._try_next(packet, error.strerror or str(error))
             return
         self.node.rx += sent
-        self._unsent = self._unsent[sent:]
+        self._unsent = packet[sent:]
         self._set_events(READ | WRITE if self._unsent else READ)
         self._connected()
 
@@ -202,31 +205,33 @@ class UwsgiBack(Back):
             self._close_socket()
             self.ended(reset=False)
             return
-        self.node.tx += len(data)
+        node = self.node
+        node.tx += len(data)
         exchange = self.exchange
-        if self.state or self.buffer or exchange is None:
+        if self.state or self.buffer or exchange is None or not exchange.plain:
             self.receive(data)
             return
         # The usual case: the head, and all of the body, in one piece.
-        end = data.find(b"\r\n\r\n") + 4
-        if end > 3:
+        last = node.last_head
+        if data.startswith(last):
+            head, end = node.last_parsed, len(last)
+        else:
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4:
+                self.receive(data)
+                return
             try:
                 head = self.gateway.responses.parse(data[:end])
             except Http1Error:
-                self.receive(data)
+                self.receive(data)  # once more, to say what is wrong
                 return
-            if (
-                head.length == len(data) - end
-                and not head.bodiless
-                and not head.gzip
-                and exchange.request_ended
-                and exchange.request.method != b"HEAD"
-            ):
-                self.exchange = None
-                self._close_socket()
-                exchange.whole(head, data, end)
-                return
-        self.receive(data)
+            node.last_head, node.last_parsed = data[:end], head
+        if head.length == len(data) - end and (head.ready or head.undated) and not head.bodiless:
+            self.exchange = None
+            self._close_socket()
+            exchange.whole(head, data, end)
+        else:
+            self.receive(data)
 
     def _flush(self) -> None:
         """Send what is waiting, then more of a spooled body."""
@@ -324,6 +329,3 @@ class UwsgiBack(Back):
         self.paused = False
         if self.fd >= 0:
             self._set_events(self._events | READ)
-
-
-_SENT = 4  # exchange.SENT; exchange imports this module

@@ -1,0 +1,201 @@
+"""The proxies that are compared: how each is configured for the same work.
+
+All add X-Forwarded-For and -Proto (uwgate does so by default), pass the client's Host on, keep
+connections to HTTP nodes, run one process or thread for the data path, and log nothing unless
+the workload says so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.origins import Origin, backlog, nginx_head
+from benchmarks.procs import Process, free_port, wait_http
+from benchmarks.tools import Tools
+from benchmarks.workloads import NodeKind
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a proxy needs to know to be configured; ``directory`` is its own."""
+
+    directory: Path
+    port: int
+    node: NodeKind
+    origin: Origin
+    log: bool
+
+    @property
+    def node_address(self) -> str:
+        """The node as uWSGI's options write it."""
+        if self.node == "uwsgi-unix":
+            return self.origin.uwsgi_unix
+        port = self.origin.http if self.node == "http" else self.origin.uwsgi_tcp
+        return f"127.0.0.1:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A proxy: the program it needs, the nodes it can speak to, and its arguments.
+
+    ``arguments`` writes the configuration into the directory and returns what follows the command.
+    """
+
+    name: str
+    program: str
+    nodes: frozenset[NodeKind]
+    arguments: Callable[[Setup], list[str]]
+
+
+_UWSGI_PARAMS = """
+      uwsgi_param QUERY_STRING $query_string;
+      uwsgi_param REQUEST_METHOD $request_method;
+      uwsgi_param CONTENT_TYPE $content_type;
+      uwsgi_param CONTENT_LENGTH $content_length;
+      uwsgi_param REQUEST_URI $request_uri;
+      uwsgi_param PATH_INFO $document_uri;
+      uwsgi_param DOCUMENT_ROOT $document_root;
+      uwsgi_param SERVER_PROTOCOL $server_protocol;
+      uwsgi_param REQUEST_SCHEME $scheme;
+      uwsgi_param REMOTE_ADDR $remote_addr;
+      uwsgi_param REMOTE_PORT $remote_port;
+      uwsgi_param SERVER_PORT $server_port;
+      uwsgi_param SERVER_NAME $server_name;
+"""
+_FORWARDED = """
+      proxy_set_header Host $http_host;
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+      proxy_set_header X-Forwarded-Proto $scheme;
+"""
+_BUFFERS = """
+      {0}_buffering off;
+      {0}_buffer_size 64k;
+      {0}_buffers 8 64k;
+      {0}_busy_buffers_size 128k;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Nginx:
+    """Variants of nginx: kept node connections or its default, bulk buffers, no added fields."""
+
+    keepalive: bool = True
+    bulk: bool = False
+    bare: bool = False
+
+    def __call__(self, setup: Setup) -> list[str]:
+        if setup.node == "http":
+            module, where = "proxy", f"127.0.0.1:{setup.origin.http}"
+            location = "proxy_pass http://node;" + ("" if self.bare else _FORWARDED)
+            if self.keepalive:
+                location += 'proxy_http_version 1.1; proxy_set_header Connection "";'
+        else:
+            unix = setup.node == "uwsgi-unix"
+            module, where = "uwsgi", f"unix:{setup.node_address}" if unix else setup.node_address
+            location = "uwsgi_pass node;" + _UWSGI_PARAMS
+        kept = self.keepalive and setup.node == "http"
+        log = f"{setup.directory}/access.log combined buffer=64k flush=1s" if setup.log else "off"
+        config = setup.directory / "nginx.conf"
+        config.write_text(
+            f"{nginx_head(setup.directory)}  access_log {log};\n"
+            f"  upstream node {{ server {where}; {'keepalive 128;' if kept else ''}\n"
+            f"{'    keepalive_requests 1000000000;' if kept else ''} }}\n"
+            f"  server {{ listen 127.0.0.1:{setup.port} backlog=4096;\n"
+            f"    location / {{ {location} {_BUFFERS.format(module) if self.bulk else ''} }}\n"
+            "  }\n}\n"
+        )
+        return ["-p", str(setup.directory), "-c", str(config)]
+
+
+def _haproxy(setup: Setup) -> list[str]:
+    log = "log stdout format raw local0" if setup.log else ""
+    config = setup.directory / "haproxy.cfg"
+    config.write_text(
+        f"global\n  nbthread 1\n  maxconn 15000\n  no strict-limits\n  {log}\n"
+        "defaults\n  mode http\n  option http-keep-alive\n  http-reuse always\n"
+        f"  option forwardfor\n  {'log global' if setup.log else ''}\n"
+        f"  {'option httplog' if setup.log else ''}\n"
+        "  timeout connect 10s\n  timeout client 600s\n  timeout server 600s\n"
+        "  timeout http-keep-alive 600s\n"
+        f"frontend front\n  bind 127.0.0.1:{setup.port} backlog 4096\n"
+        "  http-request set-header X-Forwarded-Proto http\n  default_backend nodes\n"
+        f"backend nodes\n  server node 127.0.0.1:{setup.origin.http}\n"
+    )
+    return ["-db", "-q", "-f", str(config)]
+
+
+def _uwgate(setup: Setup) -> list[str]:
+    node = f"http://{setup.node_address}" if setup.node == "http" else setup.node_address
+    arguments = ["--http", f"127.0.0.1:{setup.port}", "--http-to", node]
+    arguments += ["--http-keepalive=600", "--http-processes", "1"]
+    if setup.log:
+        arguments += ["--http-log", "--http-log-file", str(setup.directory / "access.log")]
+    return arguments
+
+
+def _uwsgi(setup: Setup) -> list[str]:
+    arguments = ["--http", f"127.0.0.1:{setup.port}", "--http-to", setup.node_address]
+    arguments += ["--http-keepalive=600", "--http-auto-chunked", "--master", "--die-on-term"]
+    return [*arguments, "--disable-logging", f"--listen={backlog()}"]
+
+
+_ALL: frozenset[NodeKind] = frozenset({"http", "uwsgi-unix", "uwsgi-tcp"})
+_HTTP_ONLY: frozenset[NodeKind] = frozenset({"http"})
+_UWSGI_ONLY: frozenset[NodeKind] = frozenset({"uwsgi-unix", "uwsgi-tcp"})
+
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer("uwgate", "uwgate", _ALL, _uwgate),
+        Peer("nginx", "nginx", _ALL, _Nginx()),
+        Peer("nginx-fresh", "nginx", _HTTP_ONLY, _Nginx(keepalive=False)),
+        Peer("nginx-bulk", "nginx", _ALL, _Nginx(bulk=True)),
+        Peer("nginx-bare", "nginx", _HTTP_ONLY, _Nginx(bare=True)),
+        Peer("haproxy", "haproxy", _HTTP_ONLY, _haproxy),
+        Peer("uwsgi", "uwsgi", _UWSGI_ONLY, _uwsgi),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A running proxy."""
+
+    name: str
+    process: Process
+    port: int
+
+
+def start_proxy(
+    tools: Tools,
+    peer: Peer,
+    directory: Path,
+    core: int,
+    origin: Origin,
+    node: NodeKind,
+    *,
+    log: bool = False,
+    files: int = 0,
+) -> Proxy:
+    """Start ``peer`` on ``core`` and wait until a request through it succeeds; StartError.
+
+    ``files``: its RLIMIT_NOFILE, soft and hard (0: this process's own).
+    """
+    directory.mkdir(parents=True)
+    setup = Setup(directory, free_port(), node, origin, log)
+    argv = [*tools.commands[peer.program], *peer.arguments(setup)]
+    if files:
+        argv = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(files), *argv]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = Process(peer.name, argv, directory / "output.log", core=core, cwd=directory, env=env)
+    try:
+        wait_http(process, ("127.0.0.1", setup.port))
+    except BaseException:
+        process.stop()
+        raise
+    return Proxy(peer.name, process, setup.port)

@@ -1,0 +1,237 @@
+"""What is measured: one row a workload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from benchmarks import heads
+
+NodeKind = Literal["http", "uwsgi-unix", "uwsgi-tcp"]
+HELLO = b"Hello, world!"
+KB64, MB1, MB100, MB300 = 65536, 1 << 20, 100 << 20, 300 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One row: the heads that are sent, to which kind of node, over how many connections.
+
+    ``unit`` says what CPU time is divided by. ``body`` is the size that every response body must
+    have, in bytes. ``limits`` are the ratios uwgate / peer that the project promises, by peer.
+    """
+
+    name: str
+    title: str
+    node: NodeKind
+    heads: tuple[str, ...]
+    peers: tuple[str, ...]
+    connections: int = 64
+    unit: Literal["request", "GB"] = "request"
+    body: int = len(HELLO)
+    log: bool = False
+    limits: Mapping[str, float] = field(default_factory=dict)
+    p99_limits: Mapping[str, float] = field(default_factory=dict)
+
+
+_HTTP = ("uwgate", "nginx", "nginx-fresh", "haproxy")
+_LEAN = ("uwgate", "nginx", "haproxy")
+_BULK = ("uwgate", "nginx-bulk", "nginx", "haproxy")
+_UWSGI = ("uwgate", "nginx", "uwsgi")
+_UWSGI_BULK = ("uwgate", "nginx-bulk", "nginx", "uwsgi")
+_EQUAL = {"nginx": 1.0, "haproxy": 1.0}
+_BROWSER = {"nginx": 1.05, "haproxy": 1.05}
+_UNIQUE = {"nginx": 1.2, "haproxy": 1.2}
+_BODY = {"nginx-bulk": 0.95, "haproxy": 0.8}
+_UNIX = {"nginx": 0.95, "uwsgi": 0.8}
+_TCP = {"nginx": 1.0, "uwsgi": 0.95}
+_P99 = {"nginx": 1.2}
+
+
+def _get(target: str, *, close: bool = False) -> tuple[str, ...]:
+    lines = f"GET {target} HTTP/1.1\nHost: www.example.com\n"
+    return (lines + ("Connection: close\n" if close else ""),)
+
+
+_BROWSER_HEAD = "Chrome's head (about 640 bytes)"
+
+WORKLOADS = (
+    Workload(
+        "tiny",
+        "13-byte response, keep-alive, head of one line",
+        "http",
+        (heads.TINY,),
+        _HTTP,
+        limits=_EQUAL,
+        p99_limits=_P99,
+    ),
+    Workload(
+        "browser",
+        f"{_BROWSER_HEAD}, one path",
+        "http",
+        (heads.BROWSER,),
+        _LEAN,
+        limits=_BROWSER,
+        p99_limits=_P99,
+    ),
+    Workload(
+        "varying",
+        f"{_BROWSER_HEAD}, a new path in every request",
+        "http",
+        (heads.VARYING,),
+        _LEAN,
+        limits=_BROWSER,
+        p99_limits=_P99,
+    ),
+    Workload(
+        "unique",
+        "the same plus a unique X-Request-Id",
+        "http",
+        (heads.UNIQUE,),
+        _LEAN,
+        limits=_UNIQUE,
+        p99_limits=_P99,
+    ),
+    Workload(
+        "unique2",
+        "the same plus a unique traceparent as well",
+        "http",
+        (heads.UNIQUE2,),
+        _LEAN,
+        limits=_UNIQUE,
+        p99_limits=_P99,
+    ),
+    Workload(
+        "mixed",
+        "heads of curl, health checks and SDKs in turn",
+        "http",
+        heads.MIXED,
+        _LEAN,
+        p99_limits=_P99,
+    ),
+    Workload(
+        "log",
+        f"{_BROWSER_HEAD}, new paths, request log to a file",
+        "http",
+        (heads.VARYING,),
+        _LEAN,
+        log=True,
+        p99_limits=_P99,
+    ),
+    Workload(
+        "close",
+        "a new connection for every request",
+        "http",
+        _get("/", close=True),
+        _LEAN,
+    ),
+    Workload(
+        "body64k",
+        "64 KB bodies",
+        "http",
+        _get("/body/64k"),
+        _BULK,
+        64,
+        "GB",
+        KB64,
+        limits=_BODY,
+    ),
+    Workload("body1m", "1 MB bodies", "http", _get("/body/1m"), _BULK, 16, "GB", MB1, limits=_BODY),
+    Workload(
+        "body100m",
+        "100 MB bodies",
+        "http",
+        _get("/body/100m"),
+        _BULK,
+        4,
+        "GB",
+        MB100,
+        limits=_BODY,
+    ),
+    Workload(
+        "uwsgi-tiny",
+        "13-byte response, unix socket",
+        "uwsgi-unix",
+        (heads.TINY,),
+        _UWSGI,
+        limits=_UNIX,
+        p99_limits=_P99,
+    ),
+    Workload(
+        "uwsgi-varying",
+        f"{_BROWSER_HEAD}, new paths, unix socket",
+        "uwsgi-unix",
+        (heads.VARYING,),
+        _UWSGI,
+        p99_limits=_P99,
+    ),
+    Workload(
+        "uwsgi-unique",
+        "the same plus a unique X-Request-Id",
+        "uwsgi-unix",
+        (heads.UNIQUE,),
+        _UWSGI,
+        p99_limits=_P99,
+    ),
+    Workload(
+        "uwsgi-mixed",
+        "heads of curl, health checks and SDKs in turn, unix socket",
+        "uwsgi-unix",
+        heads.MIXED,
+        _UWSGI,
+        p99_limits=_P99,
+    ),
+    Workload(
+        "uwsgi-close",
+        "a new connection for every request, unix socket",
+        "uwsgi-unix",
+        _get("/", close=True),
+        _UWSGI,
+    ),
+    Workload(
+        "uwsgi-body64k",
+        "64 KB bodies, unix socket",
+        "uwsgi-unix",
+        _get("/body/64k"),
+        _UWSGI_BULK,
+        64,
+        "GB",
+        KB64,
+    ),
+    Workload(
+        "uwsgi-body1m",
+        "1 MB bodies, unix socket",
+        "uwsgi-unix",
+        _get("/body/1m"),
+        _UWSGI_BULK,
+        16,
+        "GB",
+        MB1,
+    ),
+    Workload(
+        "uwsgi-tcp-tiny",
+        "13-byte response, TCP node",
+        "uwsgi-tcp",
+        (heads.TINY,),
+        _UWSGI,
+        limits=_TCP,
+        p99_limits=_P99,
+    ),
+)
+
+EXTRAS = ("idle", "stalled", "files")  # measured apart: memory, not speed
+
+
+def select(names: Iterable[str]) -> tuple[list[Workload], list[str]]:
+    """(workloads, extras) whose name matches one of the shell patterns ``names``; ValueError."""
+    wanted: set[str] = set()
+    everything = [row.name for row in WORKLOADS] + list(EXTRAS)
+    for pattern in names:
+        hits = [name for name in everything if fnmatchcase(name, pattern)]
+        if not hits:
+            raise ValueError(
+                f"no workload is called {pattern!r}; there are {', '.join(everything)}"
+            )
+        wanted.update(hits)
+    return [row for row in WORKLOADS if row.name in wanted], [n for n in EXTRAS if n in wanted]

@@ -1,0 +1,40 @@
+"""Fixtures that every test room may use."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from support.nodes import RawHttpNode, RawUwsgiNode
+from support.uwgate import Gateway, StartGateway, running
+
+
+@pytest.fixture
+def http_node() -> Iterator[RawHttpNode]:
+    """A recording HTTP node on TCP."""
+    with RawHttpNode() as node:
+        yield node
+
+
+@pytest.fixture
+def uwsgi_node() -> Iterator[RawUwsgiNode]:
+    """A recording uwsgi node on TCP."""
+    with RawUwsgiNode() as node:
+        yield node
+
+
+@pytest.fixture
+def start_gateway() -> Iterator[StartGateway]:
+    """Start gateways with ``start_gateway(*options, listen="")``; all are stopped and checked."""
+    with ExitStack() as stack:
+
+        def start(*options: str, listen: str = "", env: dict[str, str] | None = None) -> Gateway:
+            return stack.enter_context(running(*options, listen=listen, env=env))
+
+        yield start

@@ -1,0 +1,1 @@
+"""Tests against real peers: uWSGI, gunicorn, nginx, HAProxy, curl, ab, wrk and others."""

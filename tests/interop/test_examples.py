@@ -1,0 +1,211 @@
+"""Every example runs as it is, but for its addresses; no example is without a test."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.client import Client as RawClient
+from support.client import Reply
+from support.nodes import Node, RawHttpNode, RawUwsgiNode, SeenUwsgi
+from support.waiting import free_port, wait_until
+
+from interop.observing import probe, stats, wait_ready
+from interop.peers import ROOT, Peer, check, uwgate
+
+EXAMPLES = ROOT / "examples"
+TCP = re.compile(r"(?<![0-9.])(127\.0\.0\.1|0\.0\.0\.0):([0-9]+)")
+HTTP_PORTS = range(9000, 9010)
+NODE_PORTS = range(3031, 3040)
+SOCKETS = ("blue", "green", "red", "one.example", "two.example")
+
+
+class Stage:
+    """The examples copied to ``where``, with ports, sockets and users that this machine has."""
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+        self.nodes: dict[str, Node] = {}
+        self.addresses: dict[str, str] = {}
+        self.run = where / "run"
+        self.run.mkdir()
+        for name in SOCKETS:
+            node = self._node(name, RawUwsgiNode("unix"))
+            (self.run / f"{name}.sock").symlink_to(node.path)
+        self._node("@app2", RawUwsgiNode("abstract"))
+        for source in EXAMPLES.rglob("*"):
+            target = where / source.relative_to(EXAMPLES)
+            if source.is_dir():
+                target.mkdir()
+            elif "__pycache__" not in source.parts:
+                target.write_text(self._adapt(source.read_text()))
+
+    def _node(self, name: str, node: Node) -> Node:
+        self.nodes[name] = node
+        return node
+
+    def _address(self, match: re.Match[str]) -> str:
+        """A node for the ports of nodes, a free port for what the example listens on."""
+        text, port = match[0], int(match[2])
+        if port not in HTTP_PORTS and port not in NODE_PORTS:
+            return self.addresses.setdefault(text, f"127.0.0.1:{free_port()}")
+        if text not in self.nodes:
+            self._node(text, RawHttpNode() if port in HTTP_PORTS else RawUwsgiNode())
+        return self.nodes[text].address
+
+    def _adapt(self, text: str) -> str:
+        own = {"uid": pwd.getpwuid(os.getuid()).pw_name, "gid": grp.getgrgid(os.getgid()).gr_name}
+        text = TCP.sub(self._address, text)
+        text = text.replace("/run/app", str(self.run))
+        text = text.replace("@app2", self.nodes["@app2"].address)
+        return re.sub(r"(?m)^(uid|gid) = .*", lambda m: f"{m[1]} = {own[m[1]]}", text)
+
+    def close(self) -> None:
+        for node in self.nodes.values():
+            node.close()
+            node.check()
+
+    def seen(self, name: str) -> list[SeenUwsgi]:
+        return [each for each in self.nodes[name].seen if isinstance(each, SeenUwsgi)]
+
+    def ask(
+        self, head: str = "GET / HTTP/1.1", host: str = "h", at: str = "", raw: bytes = b""
+    ) -> Reply:
+        """One request to the example; ``raw``: bytes before it."""
+        name, _, port = self.addresses[at or "127.0.0.1:8080"].rpartition(":")
+        with RawClient((name, int(port))) as client:
+            return client.ask(raw + f"{head}\r\nHost: {host}\r\n\r\n".encode())
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    made = Stage(tmp_path)
+    yield made
+    made.close()
+
+
+def one_node(stage: Stage, running: Peer) -> None:
+    assert stage.ask().status == 200
+    assert len(stage.seen("127.0.0.1:3031")) == 1
+
+
+def several_nodes(stage: Stage, running: Peer) -> None:
+    for _ in range(5):
+        assert stage.ask().status == 200
+        assert stage.ask(at="127.0.0.1:8081").status == 200
+    shares = [len(stage.nodes[n].seen) for n in ("127.0.0.1:3031", "blue", "@app2")]
+    assert shares == [2, 2, 6]
+    for name in ("127.0.0.1:3031", "blue", "@app2"):
+        stage.nodes.pop(name).close()
+    assert stage.ask().status == 200
+    assert len(stage.nodes["127.0.0.1:3039"].seen) == 1
+
+
+def http_nodes(stage: Stage, running: Peer) -> None:
+    for _ in range(6):
+        assert stage.ask().status == 200
+    nodes = [stage.nodes["127.0.0.1:9000"], stage.nodes["127.0.0.1:9001"]]
+    assert sum(len(node.seen) for node in nodes) == 6
+    assert sum(node.accepted for node in nodes) <= 2, "connections are used again"
+
+
+def websockets(stage: Stage, running: Peer) -> None:
+    head = "GET /chat HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade"
+    key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    assert stage.ask(f"{head}\r\n{key}").status == 200  # this node does not switch
+    (seen,) = stage.seen("127.0.0.1:3031")
+    assert seen.var(b"HTTP_UPGRADE") == b"websocket"
+
+
+def virtual_hosts(stage: Stage, running: Peer) -> None:
+    assert stage.ask(host="one.example").status == 200
+    assert stage.ask(host="Two.Example").status == 200
+    assert (len(stage.seen("one.example")), len(stage.seen("two.example"))) == (1, 1)
+    assert stage.ask(host="nobody.example").status == 502
+    assert stage.ask(host="..").status in (400, 503)
+
+
+def code_router(stage: Stage, running: Peer) -> None:
+    assert stage.ask(host="blue.example").status == 200
+    assert stage.ask(host="green.example").status == 200
+    assert stage.ask(host="red.example").status == 503
+    assert len(stage.nodes["127.0.0.1:3031"].seen) == len(stage.nodes["127.0.0.1:9000"].seen) == 1
+
+
+def privileged_port(stage: Stage, running: Peer) -> None:
+    assert stage.ask(at="0.0.0.0:80").status == 200
+
+
+def behind_a_balancer(stage: Stage, running: Peer) -> None:
+    line = b"PROXY TCP4 203.0.113.7 203.0.113.1 4711 80\r\n"
+    assert stage.ask("GET / HTTP/1.1\r\nX-Forwarded-For: 8.8.8.8", raw=line).status == 200
+    (seen,) = stage.seen("127.0.0.1:3031")
+    assert (seen.var(b"REMOTE_ADDR"), seen.var(b"REMOTE_PORT")) == (b"203.0.113.7", b"4711")
+    assert b"8.8.8.8" not in b"".join(seen.all(b"HTTP_X_FORWARDED_FOR"))
+
+
+def limits(stage: Stage, running: Peer) -> None:
+    assert stage.ask("POST / HTTP/1.1\r\nContent-Length: 0").status == 200
+    large = stage.ask("POST / HTTP/1.1\r\nAccept: text/html\r\nContent-Length: 100001")
+    assert (large.status, large.body) == (413, (EXAMPLES / "pages" / "413.html").read_bytes())
+    assert stage.ask("GET / HTTP/1.1\r\nX-Big: " + "b" * 33000).status == 431
+
+
+def observability(stage: Stage, running: Peer) -> None:
+    address = stage.addresses["127.0.0.1:9191"]
+    wait_ready(address, 2)
+    assert stage.ask("GET /seen HTTP/1.1").status == 200
+    assert len(stats(address)["workers"]) == 2
+    assert probe(address, "/metrics") == 200
+    wait_until(lambda: '"/seen"' in running.logged, "the log line")
+    (line,) = [each for each in running.logged.splitlines() if '"/seen"' in each]
+    assert isinstance(json.loads(line), dict)
+
+
+def many_sites(stage: Stage, running: Peer) -> None:
+    for _ in range(3):
+        assert stage.ask().status == 200
+    for name in ("blue", "green", "red"):
+        (seen,) = stage.seen(name)
+        assert (seen.modifier1, seen.var(b"DEPLOYMENT")) == (5, b"many-sites")
+
+
+TESTS: dict[str, Callable[[Stage, Peer], None]] = {
+    "one-node.ini": one_node,
+    "several-nodes.ini": several_nodes,
+    "http-nodes.yaml": http_nodes,
+    "websockets.json": websockets,
+    "virtual-hosts.ini": virtual_hosts,
+    "code-router.ini": code_router,
+    "privileged-port.ini": privileged_port,
+    "behind-a-balancer.xml": behind_a_balancer,
+    "limits.ini": limits,
+    "observability.ini": observability,
+    "many-sites.ini": many_sites,
+}
+
+
+def test_every_example_has_a_test() -> None:
+    configurations = {
+        path.name
+        for path in EXAMPLES.iterdir()
+        if path.suffix in (".ini", ".yaml", ".json", ".xml")
+    }
+    assert configurations == set(TESTS)
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_example(name: str, stage: Stage, tmp_path: Path) -> None:
+    path = str(stage.where / name)
+    checked = check([path])
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    text = (stage.where / name).read_text()
+    listening = [address for address in stage.addresses.values() if address in text]
+    with uwgate(tmp_path, [path], *listening) as running:
+        TESTS[name](stage, running)

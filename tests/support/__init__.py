@@ -1,0 +1,1 @@
+"""What the wire and interop tests share: a running gateway, recording nodes, a raw client."""

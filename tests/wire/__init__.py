@@ -1,0 +1,1 @@
+"""Wire conformance: real gateway, real sockets, recording nodes."""

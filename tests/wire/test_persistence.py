@@ -1,0 +1,228 @@
+"""Connections of clients: keep-alive, pipelining, half-close (RFC 9112 §9)."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from support.nodes import Connection, RawHttpNode, Seen, closing, held, response
+from support.uwgate import StartGateway
+from support.waiting import wait_until
+
+from wire.conftest import Pair
+
+GET = b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Connection: close",
+        b"connection:Close",
+        b"Connection: keep-alive, close",
+        b"Connection: close, X-A",
+        b"Connection: ,,close ,",
+        b"Connection: keep-alive\r\nConnection: close",
+    ],
+)
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+def test_close_closes(pair: Pair, lines: bytes, version: bytes) -> None:
+    # RFC 9112 §9.6: no further request is processed on the connection.
+    with pair.connect() as client:
+        request = b"GET /1 HTTP/" + version + b"\r\nHost: h\r\n" + lines + b"\r\n\r\n"
+        client.send(request + GET % 2)
+        reply = client.read_response()
+        assert (reply.status, reply.body) == (200, b"GET /1 0")
+        assert reply.closes
+        client.assert_closed()
+    assert [each.target for each in pair.node.seen] == [b"/1"]
+
+
+def test_http10_closes_by_itself(pair: Pair) -> None:
+    with pair.connect() as client:
+        reply = client.ask(b"GET /1 HTTP/1.0\r\nHost: h\r\n\r\n" + GET % 2)
+        assert reply.status == 200
+        client.assert_closed()
+    assert len(pair.node.seen) == 1
+
+
+def test_http10_stays_open_on_request(pair: Pair) -> None:
+    request = b"GET /%d HTTP/1.0\r\nHost: h\r\nConnection: Keep-Alive\r\n\r\n"
+    with pair.connect() as client:
+        for number in range(3):
+            reply = client.ask(request % number)
+            assert (reply.get(b"connection") or b"").lower() == b"keep-alive"
+            assert reply.body == b"GET /%d 0" % number
+        assert client.ask(b"GET /4 HTTP/1.0\r\nHost: h\r\n\r\n").status == 200
+        client.assert_closed()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        closing(b"HTTP/1.1 200 OK\r\n\r\nabc"),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    ],
+)
+def test_http10_closes_where_only_that_ends_the_body(pair: Pair, answer: bytes) -> None:
+    pair.node.play(answer)
+    with pair.connect() as client:
+        client.send(b"GET / HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n")
+        reply = client.read_response()
+        assert reply.body == b"abc"
+        assert b"keep-alive" not in (reply.get(b"connection") or b"").lower()
+        client.assert_closed()
+
+
+def test_keepalive_can_be_turned_off(start_gateway: StartGateway, http_node: RawHttpNode) -> None:
+    gateway = start_gateway("--http-to", http_node.spec, "--http-keepalive=0")
+    with gateway.connect() as client:
+        reply = client.ask(GET % 1)
+        assert reply.status == 200
+        assert reply.closes
+        client.assert_closed()
+
+
+TRAP = b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
+MIXED: list[tuple[bytes, bytes, int]] = [  # method, framing field and body, length of the body
+    (b"GET", b"\r\n", 0),
+    (b"POST", b"Content-Length: 5\r\n\r\nhello", 5),
+    (b"HEAD", b"\r\n", 0),
+    (b"POST", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", 3),
+    (b"PUT", b"Content-Length: %d\r\n\r\n" % len(TRAP) + TRAP, len(TRAP)),
+    (b"DELETE", b"\r\n", 0),
+    (b"POST", b"Content-Length: 0\r\n\r\n", 0),
+    (b"POST", b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: y\r\n\r\n", 0),
+    (b"OPTIONS", b"\r\n", 0),
+]
+
+
+@pytest.mark.parametrize("step", [1, 7, 64, 100_000])
+def test_pipelined_requests_are_answered_in_order(pair: Pair, step: int) -> None:
+    expected = [(m, b"/%d" % number, size) for number, (m, _, size) in enumerate(MIXED * 2)]
+    stream = b"".join(
+        b"%s /%d HTTP/1.1\r\nHost: h\r\n%s" % (method, number, rest)
+        for number, (method, rest, _) in enumerate(MIXED * 2)
+    )
+    with pair.connect() as client:
+        client.send_pieces(stream[i : i + step] for i in range(0, len(stream), step))
+        for method, target, size in expected:
+            reply = client.read_response(method)
+            assert reply.status == 200
+            body = b"" if method == b"HEAD" else b"%s %s %d" % (method, target, size)
+            assert reply.body == body
+        client.assert_open()
+    seen = [(each.method, each.target, len(each.body)) for each in pair.node.seen[:-1]]
+    assert seen == expected
+
+
+def test_a_slow_answer_holds_back_the_next(pair: Pair) -> None:
+    gate = threading.Event()
+    pair.node.play(held(gate, response(b"slow")))
+    with pair.connect() as client:
+        client.send(GET % 1 + GET % 2)
+        pair.node.wait_seen(1)
+        gate.set()
+        assert client.read_response().body == b"slow"
+        assert client.read_response().body == b"GET /2 0"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"GET  / HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01",
+    ],
+)
+def test_a_bad_request_after_good_ones_does_not_harm_them(pair: Pair, bad: bytes) -> None:
+    with pair.connect() as client:
+        client.send(GET % 1 + GET % 2 + bad + GET % 3)
+        assert client.read_response().body == b"GET /1 0"
+        assert client.read_response().body == b"GET /2 0"
+        reply = client.read_response()
+        assert reply.status in (400, 501)
+        assert reply.closes
+        client.assert_closed()
+    assert [each.target for each in pair.node.seen] == [b"/1", b"/2"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_half_closed_client_gets_its_answers(pair: Pair, count: int) -> None:
+    with pair.connect() as client:
+        client.send(b"".join(GET % number for number in range(count)))
+        client.half_close()
+        for number in range(count):
+            assert client.read_response().body == b"GET /%d 0" % number
+        client.assert_closed()
+
+
+def test_half_close_while_the_node_thinks(pair: Pair) -> None:
+    gate = threading.Event()
+    body = b"x" * 500_000
+    pair.node.play(held(gate, response(body)))
+    with pair.connect() as client:
+        client.send(b"POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nok")
+        client.half_close()
+        assert pair.node.wait_seen(1)[0].body == b"ok"
+        gate.set()
+        assert client.read_response(b"POST").body == body
+        client.assert_closed()
+
+
+def test_a_client_that_leaves_frees_the_node(pair: Pair) -> None:
+    def endless(connection: Connection, seen: Seen) -> str:
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n")
+        while True:
+            connection.send(b"x" * 65536)
+
+    pair.node.play(endless)
+    with pair.connect() as client:
+        client.send(GET % 1)
+        client.read_exactly(100_000)
+        client.reset()
+    number = pair.node.only().connection
+    (used,) = [each for each in pair.node.connections if each.number == number]
+    wait_until(lambda: used.closed, "the node connection to end")
+    pair.node.reset()
+    pair.assert_no_request()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET", b"GET / HTTP/1.1\r\nHost: h\r\n", b"\r\n"])
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_client_that_leaves_before_its_request_is_complete(
+    pair: Pair, sent: bytes, reset: bool
+) -> None:
+    with pair.connect() as client:
+        client.send(sent)
+        if reset:
+            client.reset()
+        else:
+            client.half_close()
+            rest = client.read_to_end()
+            assert rest == b"" or rest.startswith(b"HTTP/1.1 400 ")
+    pair.assert_untouched()
+
+
+class EarlyNode(RawHttpNode):
+    """Answers as soon as it has a head, and reads no body."""
+
+    def serve(self, connection: Connection) -> None:
+        while True:
+            connection.take_until(b"\r\n\r\n")
+            connection.send(response(b"early", status=b"403 Forbidden"))
+
+
+def test_an_early_answer_does_not_poison_the_node_connection(start_gateway: StartGateway) -> None:
+    with EarlyNode() as node:
+        gateway = start_gateway("--http-to", node.spec)
+        with gateway.connect() as client, gateway.connect() as other:
+            client.send(b"POST /big HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\nabc")
+            reply = client.read_response(b"POST")
+            assert (reply.status, reply.body) == (403, b"early")
+            assert other.ask(GET % 2).status == 403
+            assert node.accepted == 2
+            client.send_willing(b"x" * 999_997)  # taken and thrown away, or the connection ends
+            if not reply.closes:
+                assert client.ask(GET % 3).status == 403

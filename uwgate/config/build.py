@@ -1,0 +1,109 @@
+"""From everything the operator wrote to ``Settings``, or to the list of all that is wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from uwgate.config.argv import CommandLine
+from uwgate.config.compose import http_settings, process_settings, request_log_settings
+from uwgate.config.found import Found, Matcher
+from uwgate.config.model import Item, Problems
+from uwgate.config.settings import Endpoint, HttpSettings, NodeSettings, ProcessSettings, Settings
+from uwgate.config.sources import Gatherer, referenced
+
+_UNIX_LIMIT = 107
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The outcome: ``settings`` is None if and only if ``problems`` has errors.
+
+    ``items`` are all keys and values after replacement, ``found`` the accepted ones, ``printed``
+    the texts of ``print`` options.
+    """
+
+    settings: Settings | None
+    problems: Problems
+    items: list[Item]
+    found: Found
+    printed: list[str]
+
+
+def configure(
+    command: CommandLine,
+    environ: Mapping[str, str],
+    stdin: BinaryIO,
+    program: str,
+    problems: Problems,
+) -> Configuration:
+    """Read all sources and build the settings.
+
+    ``problems`` may hold errors of the command line already. ``program`` is the path of the
+    running program (the magic ``%b``). Never raises for anything the operator can get wrong.
+    """
+    gatherer = Gatherer(environ, stdin, program, problems)
+    items = gatherer.gather(command)
+    used = referenced(gatherer.items)
+    matcher = Matcher(problems, gatherer.strict, gatherer.placeholders, used)
+    accepted = [value for value in map(matcher.match, items) if value is not None]
+    found = Found(accepted, matcher.refused)
+    if matcher.server:
+        problems.warn("", "", _server_line(matcher.server))
+    settings = _settings(found, problems)
+    return Configuration(
+        None if problems.errors else settings, problems, items, found, gatherer.printed
+    )
+
+
+def _server_line(names: list[str]) -> str:
+    unique = list(dict.fromkeys(names))
+    return f"ignored, as they belong to the application server: {', '.join(unique)}"
+
+
+def _settings(found: Found, problems: Problems) -> Settings:
+    process = process_settings(found)
+    http = http_settings(found, problems)
+    if process.chdir:
+        if not os.path.isdir(process.chdir):
+            each = found.last("chdir")
+            assert each is not None
+            problems.error(each.item.origin, "chdir", f"{process.chdir} is not a directory")
+        process = _absolute_process(process)
+        http = http and _absolute_http(http)
+    return Settings(process, http, request_log_settings(found))
+
+
+# With chdir, relative socket paths still mean the directory that uwgate was started in.
+
+
+def _absolute(endpoint: Endpoint) -> Endpoint:
+    if endpoint.kind != "unix":
+        return endpoint
+    path = os.path.abspath(endpoint.path)
+    return endpoint if len(os.fsencode(path)) > _UNIX_LIMIT else replace(endpoint, path=path)
+
+
+def _absolute_nodes(nodes: tuple[NodeSettings, ...]) -> tuple[NodeSettings, ...]:
+    return tuple(replace(node, endpoint=_absolute(node.endpoint)) for node in nodes)
+
+
+def _absolute_process(process: ProcessSettings) -> ProcessSettings:
+    return replace(
+        process,
+        shared_sockets=tuple(map(_absolute, process.shared_sockets)),
+        stats=process.stats and _absolute(process.stats),
+    )
+
+
+def _absolute_http(http: HttpSettings) -> HttpSettings:
+    return replace(
+        http,
+        listeners=tuple(
+            replace(each, endpoint=_absolute(each.endpoint)) for each in http.listeners
+        ),
+        nodes=_absolute_nodes(http.nodes),
+        fallback=_absolute_nodes(http.fallback),
+    )

@@ -1,0 +1,1 @@
+"""The demonstration: ``python -m uwgate.demo`` runs the router before two small nodes."""

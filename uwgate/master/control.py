@@ -1,0 +1,132 @@
+"""The line between the master and a worker: one JSON object a line over a socketpair.
+
+======  ================================  ============================================
+sender  message                           meaning
+======  ================================  ============================================
+master  ``{"type": "stats", "round": n}``  send a snapshot
+master  ``{"type": "drain"}``             accept no more, finish, exit 0
+master  ``{"type": "stop"}``              cut everything, exit 0
+master  ``{"type": "reopen"}``            open the log files again
+worker  ``{"type": "ready"}``             accepting
+worker  ``{"type": "draining"}``          accepting no more
+worker  ``{"type": "failed", "reason": s}``  cannot start, and trying again will not help
+worker  ``{"type": "stats", "round": n, "snapshot": {…}}``
+======  ================================  ============================================
+
+Both ends are non-blocking and bounded. The master does not trust a worker's bytes: a line that is
+too long, not UTF-8 or not a JSON object raises ``ControlError``, and the worker is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+
+# A snapshot holds some 250 bytes a node: room for tens of thousands of nodes.
+MAX_MESSAGE = 16 << 20
+_CHUNK = 1 << 18
+
+Message = dict[str, object]
+
+
+class ControlError(Exception):
+    """The peer broke the rules of the channel; it cannot be used any more."""
+
+
+class Channel:
+    """One end. ``limit``: bytes of one message, and of what may wait to be sent."""
+
+    __slots__ = ("_in", "_limit", "_mute", "_out", "_scanned", "_socket", "closed")
+
+    def __init__(self, sock: socket.socket, limit: int = MAX_MESSAGE) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._limit = limit
+        self._in = bytearray()
+        self._scanned = 0
+        self._out = bytearray()
+        self._mute = False  # the peer does not read any more; what it wrote may still be here
+        self.closed = False  # nothing more will be received
+
+    def fileno(self) -> int:
+        """Descriptor for a selector or event loop."""
+        return self._socket.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        """Bytes wait: call ``flush`` when the descriptor is writable."""
+        return bool(self._out)
+
+    def send(self, message: Message) -> bool:
+        """Send, or keep for ``flush``; False if it was dropped because too much waits already."""
+        line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        if self._mute or len(self._out) + len(line) > self._limit:
+            return False
+        self._out += line
+        self.flush()
+        return not self._mute
+
+    def flush(self) -> None:
+        """Send what the kernel takes now."""
+        try:
+            while self._out:
+                del self._out[: self._socket.send(self._out)]
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._out.clear()
+            self._mute = True
+
+    def receive(self) -> list[Message]:
+        """Messages that are complete by now; sets ``closed`` at the end of the stream.
+
+        Raises ``ControlError`` for a malformed or oversized message.
+        """
+        messages: list[Message] = []
+        while not self.closed:
+            try:
+                chunk = self._socket.recv(_CHUNK)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                chunk = b""
+            if not chunk:
+                self.closed = True
+                break
+            self._in += chunk
+            messages += self._take()
+        return messages
+
+    def _take(self) -> list[Message]:
+        messages: list[Message] = []
+        while (end := self._in.find(b"\n", self._scanned)) >= 0:
+            messages.append(_decode(bytes(self._in[:end])))
+            del self._in[: end + 1]
+            self._scanned = 0
+        # A long line arrives in many pieces: look at each byte once.
+        self._scanned = len(self._in)
+        if self._scanned > self._limit:
+            raise ControlError("message too long")
+        return messages
+
+    def close(self) -> None:
+        """Close the descriptor; what waits is lost."""
+        self.closed = self._mute = True
+        self._out.clear()
+        self._socket.close()
+
+
+def pair() -> tuple[Channel, socket.socket]:
+    """The master's end, and the socket that the child makes its own channel of."""
+    ours, theirs = socket.socketpair()
+    return Channel(ours), theirs
+
+
+def _decode(line: bytes) -> Message:
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise ControlError("not JSON") from None
+    if not isinstance(value, dict):
+        raise ControlError("not a JSON object")
+    return value

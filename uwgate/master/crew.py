@@ -1,0 +1,269 @@
+"""The workers of an instance: forked, heard, buried and replaced.
+
+A worker that dies is replaced at once if it had served for a while, and after ``respawn_delay`` if
+it had not, so that one that cannot live costs one fork a ``respawn_delay``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import selectors
+import signal
+import time
+from collections.abc import Mapping
+
+from uwgate.master import signals
+from uwgate.master.collect import Collector, describe
+from uwgate.master.control import ControlError, Message, pair
+from uwgate.master.errors import explain
+from uwgate.master.gateways import Plan
+from uwgate.master.logs import MainLog
+from uwgate.master.loop import Loop
+from uwgate.master.slots import Generation, Slot, WorkerProcess
+from uwgate.master.worker import WorkerSpec, main
+from uwgate.observe.counters import Ledger
+
+EXIT_OK = 0
+EXIT_NO_WORKER = 3
+
+# A worker that ends before it served this long (or ``respawn_delay``, if that is more) died early.
+_SETTLED = 1.0
+# So often in a row, without any worker ever having been ready: the start has failed.
+_MAX_EARLY_DEATHS = 3
+_SHORTEST_DELAY = 0.1
+
+
+class Crew:
+    """``generation`` at work. ``exit``: the instance's exit code once there is nobody left.
+
+    ``ledger`` is told the last words of every worker. ``collector`` asks all of them.
+    """
+
+    def __init__(
+        self, loop: Loop, log: MainLog, plans: Mapping[str, Plan], generation: Generation
+    ) -> None:
+        self._loop = loop
+        self._log = log
+        self._plans = plans
+        self._generation = generation
+        self._leaving = False
+        self.exit: int | None = None
+        self.ledger = Ledger()
+        self.collector = Collector(loop, lambda: self._generation.slots, self._watch)
+
+    @property
+    def accepting(self) -> bool:
+        """Whether a worker takes new connections."""
+        return any(process.ready and not process.draining for process in self._generation.alive)
+
+    def start(self) -> None:
+        """Fork the first worker of every slot."""
+        for slot in self._generation.slots:
+            self._spawn(slot)
+
+    def tell(self, message: Message) -> None:
+        """Send a message to every worker."""
+        for process in self._generation.alive:
+            process.channel.send(message)
+            self._watch(process)
+
+    def leave(self, order: Message) -> None:
+        """Replace nobody any more, and give the workers that order (drain or stop)."""
+        self._leaving = True
+        for slot in self._generation.slots:
+            if slot.respawn is not None:
+                slot.respawn.cancel()
+        for process in self._generation.alive:
+            process.draining = True
+        self.tell(order)
+        if not self._generation.alive:
+            self.exit = EXIT_OK
+
+    def kill_rest(self) -> None:
+        """End those who did not leave in time."""
+        for slot in self._generation.slots:
+            if slot.process is not None:
+                self._log.line(f"{slot.name} (pid: {slot.process.pid}) does not end: killed")
+                _kill(slot.process)
+
+    def close(self) -> None:
+        """Leave no child behind."""
+        for process in self._generation.alive:
+            _kill(process)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(process.pid, 0)
+            process.channel.close()
+
+    # -- life ----------------------------------------------------------------------------------
+
+    def _spawn(self, slot: Slot) -> None:
+        slot.respawn = None
+        try:
+            self._fork(slot)
+        except OSError as error:
+            self._log.line(f"cannot start {slot.name}: {explain(error)}")
+            self._respawn_later(slot, self._delay())
+
+    def _fork(self, slot: Slot) -> None:
+        channel, theirs = pair()
+        master = os.getpid()
+        try:
+            with signals.blocked():
+                pid = os.fork()
+                if pid == 0:
+                    # Its own copy of the epoll descriptor; the registrations are the parent's.
+                    self._loop.close()
+                    plan = self._plans[slot.gateway]
+                    main(
+                        WorkerSpec(
+                            name=slot.name,
+                            gateway=slot.gateway,
+                            id=slot.id,
+                            settings=self._generation.settings,
+                            listeners=slot.listeners,
+                            control=theirs,
+                            master=master,
+                            log=self._log,
+                            uid=plan.uid,
+                            gid=plan.gid,
+                            drain_timeout=plan.drain_timeout,
+                        ),
+                        plan.factory,
+                    )
+        except OSError:
+            channel.close()
+            raise
+        finally:
+            theirs.close()
+        process = WorkerProcess(pid, channel)
+        slot.process = process
+        slot.spawns += 1
+        word = "spawned" if slot.spawns == 1 else "respawned"
+        self._log.line(f"{word} {slot.name} (pid: {pid})")
+        handler = functools.partial(self._on_channel, slot, process)
+        self._loop.selector.register(channel, selectors.EVENT_READ, handler)
+
+    def _watch(self, process: WorkerProcess) -> None:
+        """Wait for room if a message could not be sent in one go."""
+        events = selectors.EVENT_READ
+        if process.channel.wants_write:
+            events |= selectors.EVENT_WRITE
+        with contextlib.suppress(KeyError):
+            key = self._loop.selector.get_key(process.channel)
+            if key.events != events:
+                self._loop.selector.modify(process.channel, events, key.data)
+
+    def _on_channel(self, slot: Slot, process: WorkerProcess, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE:
+            process.channel.flush()
+        if mask & selectors.EVENT_READ:
+            self._listen_to(slot, process)
+        if process.channel.closed:
+            self._hang_up(process)
+        else:
+            self._watch(process)
+
+    def _listen_to(self, slot: Slot, process: WorkerProcess) -> None:
+        try:
+            messages = process.channel.receive()
+        except ControlError as error:
+            self._log.line(f"{slot.name} (pid: {process.pid}) talks nonsense ({error}): killed")
+            _kill(process)
+            process.channel.closed = True
+            return
+        for message in messages:
+            self._heed(slot, process, message)
+
+    def _heed(self, slot: Slot, process: WorkerProcess, message: Message) -> None:
+        kind = message.get("type")
+        if kind == "stats":
+            self.collector.received(process, message)
+        elif kind == "ready":
+            process.ready = True
+            self._generation.served = True
+        elif kind == "draining":
+            process.draining = True
+        elif kind == "failed":
+            slot.hopeless = True
+            self._log.line(f"{slot.name} cannot start: {message.get('reason')}")
+
+    def _hang_up(self, process: WorkerProcess) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self._loop.selector.unregister(process.channel)
+        process.channel.close()
+
+    # -- deaths --------------------------------------------------------------------------------
+
+    def reap(self) -> None:
+        """A child has ended (SIGCHLD): bury and replace."""
+        while True:
+            try:
+                # Any child: as process 1 of a container we inherit orphans, too.
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            slot = self._generation.slot_of(pid)
+            if slot is not None and slot.process is not None:
+                self._bury(slot, slot.process, os.waitstatus_to_exitcode(status))
+
+    def _bury(self, slot: Slot, process: WorkerProcess, code: int) -> None:
+        if not process.channel.closed:
+            self._listen_to(slot, process)
+        self._hang_up(process)
+        slot.last, slot.process = process, None
+        if process.snapshot is not None:
+            self.ledger.retire(describe(slot))
+        self.collector.gone(process)
+        if self._leaving:
+            self._log.line(f'gateway "{slot.name}" has been buried (pid: {process.pid})')
+            if not self._generation.alive:
+                self.exit = EXIT_OK
+            return
+        self._log.line(f"{slot.name} (pid: {process.pid}) died: {_cause(code)}")
+        self._replace(slot, process)
+
+    def _replace(self, slot: Slot, process: WorkerProcess) -> None:
+        lived = time.monotonic() - process.since
+        settled = process.ready and lived >= max(self._respawn_delay, _SETTLED)
+        slot.early_deaths = 0 if settled else slot.early_deaths + 1
+        if not self._generation.served and all(map(_given_up, self._generation.slots)):
+            self._log.line("no worker could start: giving up")
+            self.exit = EXIT_NO_WORKER
+            return
+        # One death of a worker that did serve may be an accident; the second in a row is not.
+        at_once = settled or (process.ready and slot.early_deaths == 1)
+        self._respawn_later(slot, 0 if at_once else self._delay())
+
+    @property
+    def _respawn_delay(self) -> float:
+        return self._generation.settings.process.respawn_delay
+
+    def _delay(self) -> float:
+        return max(self._respawn_delay, _SHORTEST_DELAY)
+
+    def _respawn_later(self, slot: Slot, seconds: float) -> None:
+        slot.hopeless = slot.hopeless and not self._generation.served
+        slot.respawn = self._loop.call_later(seconds, functools.partial(self._spawn, slot))
+
+
+def _kill(process: WorkerProcess) -> None:
+    # Not reaped yet, so the number is still its.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(process.pid, signal.SIGKILL)
+
+
+def _given_up(slot: Slot) -> bool:
+    return slot.hopeless or slot.early_deaths >= _MAX_EARLY_DEATHS
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

@@ -1,0 +1,106 @@
+"""Giving up what a process does not need: users, groups, kernel privileges; and its limits.
+
+Order matters: groups before the user (afterwards they cannot be changed), the parent-death signal
+after the user (the kernel forgets it when the effective user changes, prctl(2)).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import resource
+import signal
+
+from uwgate.master.errors import StartError, explain
+
+# <linux/prctl.h>
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_PR_SET_NO_NEW_PRIVS = 38
+
+
+def drop(uid: int | None, gid: int | None, option: str = "") -> None:
+    """Become ``uid``/``gid`` for good; None keeps the one or the other.
+
+    With a ``uid`` that has an account, its supplementary groups are taken on and, without a
+    ``gid``, its primary group; without an account no supplementary group is left. Does nothing
+    if the process is that user and group already. ``option`` ("" or "http-") prefixes the option
+    names in errors. Raises ``StartError`` if the system refuses.
+    """
+    account = _account(uid)
+    if gid is None and account is not None and uid != os.geteuid():
+        gid = account.pw_gid
+    if uid in (None, os.geteuid()) and gid in (None, os.getegid()) and os.geteuid() != 0:
+        return
+    try:
+        _become(uid, gid, account)
+    except OSError as error:
+        wanted = [
+            f"{option}{name} = {value}"
+            for name, value in (("gid", gid), ("uid", uid))
+            if value is not None
+        ]
+        raise StartError(f"{', '.join(wanted)}: {explain(error)}") from None
+
+
+def _account(uid: int | None) -> pwd.struct_passwd | None:
+    if uid is None:
+        return None
+    try:
+        return pwd.getpwuid(uid)
+    except KeyError:
+        return None
+
+
+def _become(uid: int | None, gid: int | None, account: pwd.struct_passwd | None) -> None:
+    if gid is not None:
+        os.setresgid(gid, gid, gid)
+    if uid is not None and account is not None:
+        os.initgroups(account.pw_name, os.getegid())
+    elif uid is not None or gid is not None:
+        os.setgroups([])
+    if uid is not None:
+        os.setresuid(uid, uid, uid)
+
+
+def die_with_parent() -> None:
+    """Have the kernel SIGKILL this process when its parent dies (as uWSGI's gateways do).
+
+    An orphan would go on holding the address, with nobody to stop it. To be called after
+    ``drop``; the caller compares ``getppid`` afterwards, as the parent may be dead already.
+    """
+    _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
+def no_new_privileges() -> None:
+    """No program that this process starts can gain privileges (set-user-ID, file capabilities)."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def set_name(name: str) -> None:
+    """Name of the process in ``ps -o comm`` and ``top``; the kernel keeps 15 bytes."""
+    _prctl(_PR_SET_NAME, name.encode("utf-8", "replace")[:15])
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many descriptors as the hard limit allows.
+
+    Nothing is allocated by the limit, so memory does not depend on it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            # Some sandboxes report a hard limit above what they grant: the soft one stays.
+            return
+
+
+def _prctl(option: int, argument: int | bytes) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    value = argument if isinstance(argument, bytes) else ctypes.c_ulong(argument)
+    nil = ctypes.c_ulong(0)
+    if libc.prctl(ctypes.c_int(option), value, nil, nil, nil) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,88 @@
+"""Generations of worker slots.
+
+A generation is one configuration at work: for each gateway a row of slots, each with the sockets
+that belong to its number and at most one process at a time. A reload makes a new generation whose
+slot i gets the sockets of slot i before it, while the old generation drains.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from uwgate.config.settings import ListenerSettings, Settings
+from uwgate.master.control import Channel, Message
+from uwgate.master.loop import Timer
+from uwgate.master.sockets import Bound
+from uwgate.master.worker import Listener
+
+
+@dataclass(slots=True, eq=False)
+class WorkerProcess:
+    """A live child. ``born``: epoch seconds (it tells two lives of a slot apart in stats)."""
+
+    pid: int
+    channel: Channel
+    born: float = field(default_factory=time.time)
+    since: float = field(default_factory=time.monotonic)
+    ready: bool = False
+    draining: bool = False
+    snapshot: Message | None = None  # its latest
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """The place of one worker. ``id`` counts over all gateways, ``number`` within one, from 1."""
+
+    gateway: str
+    id: int
+    number: int
+    listeners: tuple[Listener, ...]
+    process: WorkerProcess | None = None
+    last: WorkerProcess | None = None  # the previous one; its counts are still asked for
+    spawns: int = 0
+    early_deaths: int = 0  # in a row, before the worker had served for a while
+    hopeless: bool = False  # it said that trying again does not help
+    respawn: Timer | None = None
+
+    @property
+    def name(self) -> str:
+        """``uwgate http 1``: as uWSGI names its gateways in the log."""
+        return f"uwgate {self.gateway} {self.number}"
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """One configuration and its slots. ``served``: one of its workers became ready."""
+
+    number: int
+    settings: Settings
+    slots: list[Slot]
+    served: bool = False
+
+    @property
+    def alive(self) -> list[WorkerProcess]:
+        """All its processes."""
+        return [slot.process for slot in self.slots if slot.process is not None]
+
+    def slot_of(self, pid: int) -> Slot | None:
+        """The slot whose process this is."""
+        for slot in self.slots:
+            if slot.process is not None and slot.process.pid == pid:
+                return slot
+        return None
+
+
+def make_slots(
+    gateway: str, workers: int, listening: list[tuple[ListenerSettings, Bound]], first_id: int = 1
+) -> list[Slot]:
+    """Slots of one gateway: slot i gets socket i of every address."""
+    return [
+        Slot(
+            gateway,
+            first_id + index,
+            index + 1,
+            tuple((listener, bound.for_worker(index)) for listener, bound in listening),
+        )
+        for index in range(workers)
+    ]

@@ -1,0 +1,275 @@
+"""From addresses to listening sockets.
+
+A TCP address gets one socket a worker (SO_REUSEPORT: the kernel spreads connections over them),
+and the master keeps them all, so that the connections queued on one wait for the next worker with
+its number. Sockets that exist once (unix, abstract, ``fd://``) are shared by all workers.
+
+Address forms: ``config.settings.Endpoint``. Facts about what uWSGI binds: its core/socket.c and
+documentation; abstract names are NUL + name + NUL on the wire.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from uwgate.config.settings import Endpoint, ProcessSettings
+from uwgate.master.errors import StartError, explain
+from uwgate.observe.backlog import socket_name
+
+# <linux/in.h>, <linux/in6.h>; Python has no names for them.
+_IP_FREEBIND = 15
+_IPV6_FREEBIND = 78
+# sockaddr_un.sun_path without its final NUL; abstract names carry two NULs of ours.
+_MAX_PATH = 107
+_MAX_ABSTRACT = 106
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One address and its listening, non-blocking sockets: one a worker, or one for all.
+
+    ``name`` is the address as bound (``0.0.0.0:8080``, ``[::1]:80``, ``/path``, ``@name``).
+    ``file`` identifies the file of a unix socket, so that only that one is ever removed.
+    """
+
+    option: str
+    endpoint: Endpoint
+    name: str
+    sockets: tuple[socket.socket, ...]
+    file: tuple[int, int, int] | None = None
+
+    def for_worker(self, index: int) -> socket.socket:
+        """Socket of worker ``index`` (0-based)."""
+        return self.sockets[index % len(self.sockets)]
+
+    def close(self) -> None:
+        """Close this process's copies."""
+        for sock in self.sockets:
+            sock.close()
+
+    def vacuum(self) -> None:
+        """Remove the file of a unix socket, unless another has taken its place."""
+        if self.file is not None and _identity(self.endpoint.path) == self.file:
+            with contextlib.suppress(OSError):
+                os.unlink(self.endpoint.path)
+
+
+class Binder:
+    """Binds the addresses of one instance; ``warn`` gets one line for each thing worth knowing.
+
+    All methods raise ``StartError`` with the option, its value and the reason.
+    """
+
+    def __init__(self, process: ProcessSettings, warn: Callable[[str], None]) -> None:
+        self._process = process
+        self._warn = warn
+        self._shared: list[Bound] = []
+        self._taken: set[Endpoint] = set()
+        self.bound: list[Bound] = []
+
+    def bind_shared(self, workers: int) -> None:
+        """Bind every ``shared-socket``; to be called once, before ``listen``."""
+        self._check_backlog()
+        undeferred = self._process.undeferred
+        for index, endpoint in enumerate(self._process.shared_sockets):
+            plain = index < len(undeferred) and undeferred[index]
+            option = "undeferred-shared-socket" if plain else "shared-socket"
+            self._shared.append(self._bind(option, endpoint, workers, defer=not plain))
+
+    def listen(self, option: str, endpoint: Endpoint, workers: int, *, defer: bool = True) -> Bound:
+        """Sockets listening on ``endpoint`` for that many workers.
+
+        ``defer`` False: no TCP_DEFER_ACCEPT, for protocols where the server speaks first.
+        """
+        if endpoint.kind not in ("fd", "shared"):
+            return self._bind(option, endpoint, workers, defer=defer)
+        if endpoint in self._taken:
+            raise _failure(option, endpoint, "is listened on twice")
+        self._taken.add(endpoint)
+        if endpoint.kind == "fd":
+            return self._bind(option, endpoint, workers, defer=defer)
+        if endpoint.number >= len(self._shared):
+            raise _failure(
+                option, endpoint, f"there are {len(self._shared)} shared sockets, counted from 0"
+            )
+        shared = self._shared[endpoint.number]
+        return Bound(option, shared.endpoint, shared.name, shared.sockets)
+
+    def close(self) -> None:
+        """Close this process's copies of everything bound."""
+        for bound in self.bound:
+            bound.close()
+
+    def vacuum(self) -> None:
+        """Remove the files of unix sockets that are still ours."""
+        for bound in self.bound:
+            bound.vacuum()
+
+    def _check_backlog(self) -> None:
+        try:
+            with open("/proc/sys/net/core/somaxconn", encoding="ascii") as file:
+                most = int(file.read())
+        except (OSError, ValueError):
+            return
+        if self._process.listen > most:
+            self._warn(
+                f"listen = {self._process.listen}: the kernel cuts it to net.core.somaxconn"
+                f" ({most}); raise that, or lower listen"
+            )
+
+    def _bind(self, option: str, endpoint: Endpoint, workers: int, *, defer: bool) -> Bound:
+        try:
+            if endpoint.kind == "tcp":
+                sockets = self._tcp(endpoint, workers, defer=defer)
+            elif endpoint.kind == "fd":
+                sockets = [_adopt(endpoint.number)]
+            else:
+                sockets = [self._unix(endpoint)]
+        except OSError as error:
+            raise _failure(option, endpoint, explain(error)) from None
+        file = _identity(endpoint.path) if endpoint.kind == "unix" else None
+        bound = Bound(option, endpoint, socket_name(sockets[0]), tuple(sockets), file)
+        self.bound.append(bound)
+        return bound
+
+    def _tcp(self, endpoint: Endpoint, workers: int, *, defer: bool) -> list[socket.socket]:
+        family, address = _resolve(endpoint.host, endpoint.port)
+        several = workers > 1
+        sockets: list[socket.socket] = []
+        try:
+            if several and not self._process.reuse_port and endpoint.port != 0:
+                # SO_REUSEPORT lets us join whatever other instance of the same user has the
+                # address with it too, and takes half of its connections: look without it first.
+                with self._tcp_socket(family, reuse_port=False) as probe:
+                    probe.bind(address)
+            for _ in range(max(workers, 1)):
+                sock = self._tcp_socket(family, reuse_port=several or self._process.reuse_port)
+                sockets.append(sock)
+                sock.bind(address)
+                # Port 0: the kernel chose one, and the others take the same.
+                address = sock.getsockname()
+                if defer and self._process.defer_accept > 0:
+                    sock.setsockopt(
+                        socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, self._process.defer_accept
+                    )
+                sock.listen(self._process.listen)
+        except OSError:
+            for sock in sockets:
+                sock.close()
+            raise
+        return sockets
+
+    def _tcp_socket(self, family: int, *, reuse_port: bool) -> socket.socket:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if self._process.freebind:
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+            else:
+                sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        return sock
+
+    def _unix(self, endpoint: Endpoint) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            if endpoint.kind == "abstract":
+                sock.bind(abstract_address(endpoint.path))
+            else:
+                _remove_stale(endpoint.path)
+                sock.bind(endpoint.path)
+                if self._process.chmod_socket is not None:
+                    # Before listen: until then nobody gets in with the mode of the umask.
+                    os.chmod(endpoint.path, self._process.chmod_socket)
+            sock.listen(self._process.listen)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+
+def abstract_address(name: str) -> bytes:
+    """Address of an abstract socket as uWSGI makes it: NUL, the name, NUL."""
+    encoded = os.fsencode(name)
+    if len(encoded) > _MAX_ABSTRACT:
+        raise OSError(errno.ENAMETOOLONG, f"name is longer than {_MAX_ABSTRACT} bytes")
+    return b"\0" + encoded + b"\0"
+
+
+def _failure(option: str, endpoint: Endpoint, reason: str) -> StartError:
+    return StartError(f"{option} = {endpoint.text}: {reason}")
+
+
+def _resolve(host: str, port: int) -> tuple[int, tuple[Any, ...]]:
+    """Family and address to bind: IPv4 if the name has one (uWSGI takes no other), else IPv6."""
+    if not host:
+        return socket.AF_INET, ("0.0.0.0", port)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError):
+        raise OSError(errno.EADDRNOTAVAIL, f'host name "{host}" cannot be resolved') from None
+    best = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    return best[0], best[4]
+
+
+def _adopt(number: int) -> socket.socket:
+    """The inherited descriptor ``number``, which must be a listening stream socket."""
+    try:
+        kind = os.fstat(number)
+    except OSError:
+        raise OSError(errno.EBADF, "no such descriptor is open") from None
+    if not stat.S_ISSOCK(kind.st_mode):
+        raise OSError(errno.ENOTSOCK, "the descriptor is not a socket")
+    sock = socket.socket(fileno=number)
+    if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+        reason = "the socket is neither TCP nor unix"
+    elif sock.type != socket.SOCK_STREAM:
+        reason = "the socket is not a stream socket"
+    elif not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        reason = "the socket is not listening"
+    else:
+        sock.setblocking(False)
+        sock.set_inheritable(False)
+        return sock
+    sock.detach()
+    raise OSError(errno.EINVAL, reason)
+
+
+def _remove_stale(path: str) -> None:
+    """Make room for a unix socket: remove one that nobody listens on, and nothing else."""
+    if len(os.fsencode(path)) > _MAX_PATH:
+        raise OSError(errno.ENAMETOOLONG, f"path is longer than {_MAX_PATH} bytes")
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(errno.EEXIST, "the file exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        result = probe.connect_ex(path)
+    if result in (0, errno.EAGAIN):
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    os.unlink(path)
+
+
+def _identity(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    # The time, too: a number that became free is often given to the very next file.
+    identity = (found.st_dev, found.st_ino, found.st_mtime_ns)
+    return identity if stat.S_ISSOCK(found.st_mode) else None

@@ -1,0 +1,315 @@
+"""One worker process: from the fork to the exit, read top to bottom.
+
+``main`` turns the forked copy of the master into a worker (signals, descriptors, privileges), then
+runs the gateway on uvloop until the master says that it is enough. It never returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
+
+import uvloop
+
+from uwgate.config.settings import ListenerSettings, Settings
+from uwgate.master import privileges, signals
+from uwgate.master.control import Channel, ControlError, Message
+from uwgate.master.errors import StartError, explain
+from uwgate.master.logs import MainLog
+from uwgate.observe.requestlog import RequestLog, open_request_log
+
+Listener = tuple[ListenerSettings, socket.socket]
+
+EXIT_CRASHED = 1
+# How often a draining gateway is asked whether it is done, and the log is written out; seconds.
+_DRAIN_POLL = 0.02
+_LOG_FLUSH = 0.1
+# How many different failures of one worker are written with their traceback.
+_MAX_TRACEBACKS = 64
+
+
+class Gateway(Protocol):
+    """What a worker runs: ``HttpGateway`` and those that come after it."""
+
+    async def start(self, listeners: Sequence[Listener], /) -> None:
+        """Accept connections."""
+        ...
+
+    def drain(self) -> None:
+        """Accept no more, close idle connections, let requests finish."""
+        ...
+
+    @property
+    def drained(self) -> bool:
+        """Nothing is in flight any more."""
+        ...
+
+    async def close(self) -> None:
+        """Cut what is left."""
+        ...
+
+    def snapshot(self) -> Message:
+        """Counters: ``{"tally": …, "listeners": […], "nodes": […]}``."""
+        ...
+
+
+GatewayFactory = Callable[
+    [Settings, asyncio.AbstractEventLoop, RequestLog | None, bytes, Callable[[str], None]], Gateway
+]
+"""``(settings, loop, request log, server name, main log's line) -> gateway``, in the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """What the master hands to a new worker.
+
+    ``control``: its end of the channel. ``master``: pid. ``uid``, ``gid``: whom to become.
+    """
+
+    name: str
+    gateway: str
+    id: int
+    settings: Settings
+    listeners: tuple[Listener, ...]
+    control: socket.socket
+    master: int
+    log: MainLog
+    uid: int | None
+    gid: int | None
+    drain_timeout: float
+
+
+def main(spec: WorkerSpec, gateway_factory: GatewayFactory) -> NoReturn:
+    """Be the worker; ends the process: 0 drained or stopped, 1 failed (the log says why)."""
+    code = EXIT_CRASHED
+    try:
+        channel = Channel(spec.control)
+        try:
+            # Before it gives up rights: the file may be somebody else's to open.
+            request_log = _open_request_log(spec)
+            _become_worker(spec)
+            code = _run(spec, channel, request_log, gateway_factory)
+        except (StartError, OSError) as error:
+            reason = explain(error) if isinstance(error, OSError) else str(error)
+            channel.send({"type": "failed", "reason": reason})
+    except BaseException as error:
+        spec.log.crash(f"{spec.name} crashed", error)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        # Not sys.exit: below us on the stack is the master's code, with its clean-up.
+        os._exit(code)
+
+
+def _open_request_log(spec: WorkerSpec) -> RequestLog | None:
+    settings = spec.settings.request_log
+    if not settings.enabled:
+        return None
+    try:
+        return open_request_log(settings, worker=spec.id)
+    except OSError as error:
+        raise StartError(f"request log {settings.path}: {explain(error)}") from None
+
+
+def _become_worker(spec: WorkerSpec) -> None:
+    signals.enter_worker()
+    privileges.set_name(spec.name)
+    close_inherited_sockets({spec.control.fileno(), *(s.fileno() for _, s in spec.listeners)})
+    privileges.raise_descriptor_limit()
+    privileges.drop(spec.uid, spec.gid, f"{spec.gateway}-")
+    privileges.no_new_privileges()
+    privileges.die_with_parent()
+    if os.getppid() != spec.master:
+        # It died before we asked to be told.
+        os._exit(EXIT_CRASHED)
+    # What came with the fork stays: collecting it would only unshare its pages.
+    gc.freeze()
+
+
+def close_inherited_sockets(keep: Collection[int]) -> None:
+    """Let go of every inherited socket above 2 that is not in ``keep``.
+
+    Siblings' sockets would otherwise go on accepting, and stats clients would never see the end
+    of their connections. Each number is taken over by ``/dev/null`` rather than freed, because
+    Python objects of the master still refer to it.
+    """
+    devnull = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for entry in os.listdir("/proc/self/fd"):
+        number = int(entry)
+        if number <= 2 or number in keep:
+            continue
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                os.dup2(devnull, number, inheritable=False)
+    os.close(devnull)
+
+
+def _run(
+    spec: WorkerSpec,
+    channel: Channel,
+    request_log: RequestLog | None,
+    gateway_factory: GatewayFactory,
+) -> int:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        loop = runner.get_loop()
+        loop.set_exception_handler(_CrashLines(spec).handle)
+        server_name = socket.gethostname().encode("ascii", "replace")
+        gateway = gateway_factory(spec.settings, loop, request_log, server_name, spec.log.line)
+        return runner.run(_Worker(spec, channel, gateway, request_log, loop).serve())
+
+
+class _Worker:
+    """The running worker: obeys the master, flushes the log, knows when it is done."""
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        channel: Channel,
+        gateway: Gateway,
+        request_log: RequestLog | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._spec = spec
+        self._channel = channel
+        self._gateway = gateway
+        self._request_log = request_log
+        self._loop = loop
+        self._started = time.time()
+        self._draining = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._writing = False
+
+    async def serve(self) -> int:
+        """Run until drained or stopped; the exit code."""
+        self._loop.add_signal_handler(signal.SIGTERM, self._draining.set)
+        self._loop.add_signal_handler(signal.SIGQUIT, self._stop)
+        await self._gateway.start(self._spec.listeners)
+        self._loop.add_reader(self._channel.fileno(), self._readable)
+        self._send({"type": "ready"})
+        if self._request_log is not None:
+            self._loop.call_later(_LOG_FLUSH, self._flush)
+        await self._draining.wait()
+        self._send({"type": "draining"})
+        self._gateway.drain()
+        await self._finish_requests()
+        await self._gateway.close()
+        if self._request_log is not None:
+            self._request_log.close()
+        # Last words, so that the instance's sums include them.
+        self._send({"type": "stats", "round": 0, "snapshot": self._snapshot()})
+        return 0
+
+    async def _finish_requests(self) -> None:
+        limit = self._loop.time() + self._spec.drain_timeout
+        while not self._gateway.drained and self._loop.time() < limit:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _DRAIN_POLL)
+                return
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        self._draining.set()
+
+    def _readable(self) -> None:
+        try:
+            messages = self._channel.receive()
+        except ControlError:
+            self._channel.closed = True
+            messages = []
+        for message in messages:
+            self._obey(message)
+        if self._channel.closed:
+            # Nobody can tell us to stop any more.
+            self._loop.remove_reader(self._channel.fileno())
+            self._draining.set()
+
+    def _obey(self, message: Message) -> None:
+        kind = message.get("type")
+        if kind == "stats":
+            answer = {"type": "stats", "round": message.get("round"), "snapshot": self._snapshot()}
+            self._send(answer)
+        elif kind == "drain":
+            self._draining.set()
+        elif kind == "stop":
+            self._stop()
+        elif kind == "reopen":
+            self._reopen()
+
+    def _reopen(self) -> None:
+        self._spec.log.reopen()
+        if self._request_log is not None:
+            try:
+                self._request_log.reopen()
+            except OSError as error:
+                self._spec.log.line(f"cannot reopen the request log: {explain(error)}")
+
+    def _send(self, message: Message) -> None:
+        self._channel.send(message)
+        if self._channel.wants_write and not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._channel.fileno(), self._writable)
+
+    def _writable(self) -> None:
+        self._channel.flush()
+        if not self._channel.wants_write:
+            self._writing = False
+            self._loop.remove_writer(self._channel.fileno())
+
+    def _flush(self) -> None:
+        if self._request_log is not None:
+            self._request_log.flush()
+            self._loop.call_later(_LOG_FLUSH, self._flush)
+
+    def _snapshot(self) -> Message:
+        rss, vsz = memory()
+        return {
+            "id": self._spec.id,
+            "pid": os.getpid(),
+            "started": self._started,
+            "draining": self._draining.is_set(),
+            "rss": rss,
+            "vsz": vsz,
+            "gateways": {self._spec.gateway: self._gateway.snapshot()},
+        }
+
+
+class _CrashLines:
+    """Errors that reach the event loop: each different one once with its traceback."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        self._seen: dict[str, int] = {}
+
+    def handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """``asyncio`` exception handler."""
+        error = context.get("exception")
+        what = f"{self._spec.name}: {context.get('message')}"
+        key = repr(error if error is not None else what)[:200]
+        count = self._seen.get(key, 0) + 1
+        if count == 1 and len(self._seen) >= _MAX_TRACEBACKS:
+            return
+        self._seen[key] = count
+        if count == 1 and isinstance(error, BaseException):
+            self._spec.log.crash(what, error)
+        elif count & (count - 1) == 0:
+            # Again: at the 2nd, 4th, 8th … time, so that a flood of them cannot fill a disk.
+            self._spec.log.line(f"{what}: {key} ({count} times)")
+
+
+def memory() -> tuple[int, int]:
+    """Resident set and address space of this process in bytes (/proc/self/statm)."""
+    with open("/proc/self/statm", "rb") as file:
+        vsz, rss = file.read().split()[:2]
+    page = os.sysconf("SC_PAGESIZE")
+    return int(rss) * page, int(vsz) * page

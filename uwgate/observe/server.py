@@ -1,0 +1,377 @@
+"""The stats server: uWSGI's raw JSON, HTTP JSON, Prometheus and probes on one address.
+
+It lives in the master's ``selectors`` loop and never blocks it: sockets are non-blocking, the
+number of connections, the size of a request and the life of a connection are bounded, and
+whatever needs the workers is asked for through a callback.
+
+A client that sends nothing within ``GRACE`` (or closes its sending side) gets the bare document, as
+from uWSGI; one that sends a request gets an HTTP response. With ``stats-http`` there is no bare
+document.
+"""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from enum import Enum, auto
+
+from uwgate.observe.backlog import queues
+from uwgate.observe.counters import Ledger, Snapshot, Totals
+from uwgate.observe.http import MAX_HEAD, BadRequest, Request, parse, plain, response
+from uwgate.observe.prometheus import CONTENT_TYPE, render_metrics
+from uwgate.observe.stats import StatsFacts, render_json
+
+MAX_CONNECTIONS = 64
+GRACE = 0.2  # seconds of silence after which a client is taken for a raw one
+DEADLINE = 5.0  # seconds from accept to close, whatever happens
+PATIENCE = 2.0  # seconds after which a collection that did not come back is begun anew
+LINGER = 1.0  # seconds to read on after an early error response, so that it is not lost to a reset
+
+Collect = Callable[[Callable[[list[Snapshot]], None]], None]
+
+_ACCEPT_BATCH = 16
+# Out of descriptors or memory: a level-triggered listener would spin until some are free.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class StatsServer:
+    """Serves ``listener`` from ``selector``; every registration's data is ``(mask) -> None``.
+
+    ``collect`` asks every worker and calls back with all snapshots, soon or at once, once.
+    Calls overlapping in time share one collection. While ``active`` is true, ``tick`` has to be
+    called about five times a second; it enforces the time limits.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        selector: selectors.BaseSelector,
+        collect: Collect,
+        facts: StatsFacts,
+        *,
+        ledger: Ledger | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
+        self.facts = facts
+        self.ledger = Ledger() if ledger is None else ledger
+        self._listener = listener
+        self._selector = selector
+        self._collect = collect
+        self._max = max_connections
+        self._connections: set[_Connection] = set()
+        self._waiting: dict[_Connection, None] = {}
+        self._asked: float | None = None  # when the collection under way began
+        self._turn = 0
+        self._closed = False
+        self._listening = False
+        self._exhausted = False
+        listener.setblocking(False)
+        self._listen(True)
+
+    @property
+    def active(self) -> bool:
+        """Whether ``tick`` is needed."""
+        return bool(self._connections) or self._exhausted
+
+    def tick(self, now: float | None = None) -> None:
+        """Enforce the time limits; ``now``: time.monotonic()."""
+        now = time.monotonic() if now is None else now
+        for connection in list(self._connections):
+            connection.tick(now)
+        if self._waiting:
+            self._ask_workers(now)
+        if self._exhausted:
+            self._exhausted = False
+            self._listen(True)
+
+    def close(self) -> None:
+        """Close the listening socket and every connection."""
+        self._closed = True
+        self._waiting.clear()
+        self._listen(False)
+        self._listener.close()
+        for connection in list(self._connections):
+            connection.close()
+
+    # -- for connections -----------------------------------------------------------------------
+
+    def ask(self, connection: _Connection) -> None:
+        """Call ``connection.answer(totals)`` once the workers have answered."""
+        self._waiting[connection] = None
+        self._ask_workers(time.monotonic())
+
+    def _ask_workers(self, now: float) -> None:
+        # A collection that never comes back must not silence the server for ever.
+        if self._asked is not None and now - self._asked < PATIENCE:
+            return
+        self._asked = now
+        self._turn += 1
+        turn = self._turn
+        self._collect(lambda snapshots: self._collected(turn, snapshots))
+
+    def _collected(self, turn: int, snapshots: list[Snapshot]) -> None:
+        if turn != self._turn or self._closed:
+            return
+        self._asked = None
+        waiting, self._waiting = self._waiting, {}
+        totals = self.ledger.totals(snapshots)
+        for connection in waiting:
+            connection.answer(totals)
+
+    def forget(self, connection: _Connection) -> None:
+        """A connection has closed."""
+        self._connections.discard(connection)
+        self._waiting.pop(connection, None)
+        if not self._closed and not self._exhausted:
+            self._listen(True)
+
+    # -- accepting -----------------------------------------------------------------------------
+
+    def _listen(self, on: bool) -> None:
+        if on and not self._listening:
+            self._selector.register(self._listener, selectors.EVENT_READ, self._on_accept)
+        elif not on and self._listening:
+            self._selector.unregister(self._listener)
+        self._listening = on
+
+    def _on_accept(self, mask: int) -> None:
+        for _ in range(_ACCEPT_BATCH):
+            if len(self._connections) >= self._max:
+                self._listen(False)  # the rest waits in the queue until one has closed
+                return
+            try:
+                sock, _address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._exhausted = True
+                    self._listen(False)
+                    return
+                continue  # this client is gone already; accept(2) names many ways
+            self._connections.add(_Connection(self, sock, self._selector))
+
+
+class _State(Enum):
+    READING = auto()  # waiting for a request, or for silence
+    COLLECTING = auto()  # waiting for the workers
+    WRITING = auto()
+    LINGERING = auto()  # response sent, the client may still be sending
+
+
+class _Connection:
+    """One client of the stats server, from accept to close."""
+
+    __slots__ = (
+        "_accepted",
+        "_events",
+        "_head_only",
+        "_input",
+        "_linger",
+        "_lingering_since",
+        "_output",
+        "_render",
+        "_selector",
+        "_server",
+        "_state",
+        "sock",
+    )
+
+    def __init__(
+        self, server: StatsServer, sock: socket.socket, selector: selectors.BaseSelector
+    ) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self._server = server
+        self._selector = selector
+        self._state = _State.READING
+        self._accepted = time.monotonic()
+        self._input = bytearray()
+        self._output = memoryview(b"")
+        self._render: Callable[[Totals], bytes] = self._raw
+        self._head_only = False
+        self._linger = False
+        self._lingering_since = 0.0
+        self._events = selectors.EVENT_READ
+        selector.register(sock, self._events, self._on_event)
+
+    def tick(self, now: float) -> None:
+        """Enforce this connection's time limits."""
+        age = now - self._accepted
+        if self._state is _State.READING:
+            if age >= DEADLINE:
+                self._early_error(408, "The request did not arrive in time.")
+            elif age >= GRACE and not self._input and not self._server.facts.http:
+                self._collect(self._raw)
+        elif self._state is _State.COLLECTING and age >= DEADLINE:
+            self._give_up()
+        elif self._state is _State.LINGERING and now - self._lingering_since >= LINGER:
+            self.close()
+        if self._state is _State.WRITING and age >= DEADLINE:
+            self.close()
+
+    def close(self) -> None:
+        """Close now. Safe to call twice."""
+        if self.sock.fileno() < 0:
+            return
+        if self._events:
+            self._selector.unregister(self.sock)
+        # A worker forked meanwhile holds a copy of the descriptor: only shutdown ends the stream.
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self.sock.close()
+        self._server.forget(self)
+
+    # -- events --------------------------------------------------------------------------------
+
+    def _on_event(self, mask: int) -> None:
+        if self._state is _State.READING:
+            self._read()
+        elif self._state is _State.WRITING:
+            self._write()
+        else:
+            self._discard()
+
+    def _watch(self, events: int) -> None:
+        if events == self._events:
+            return
+        if not events:
+            self._selector.unregister(self.sock)
+        elif not self._events:
+            self._selector.register(self.sock, events, self._on_event)
+        else:
+            self._selector.modify(self.sock, events, self._on_event)
+        self._events = events
+
+    def _read(self) -> None:
+        try:
+            data = self.sock.recv(MAX_HEAD - len(self._input))
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        if not data:
+            self._end_of_input()
+            return
+        self._input += data
+        try:
+            request = parse(self._input)
+        except BadRequest as error:
+            self._early_error(error.status, str(error))
+            return
+        if request is not None:
+            self._answer(request)
+
+    def _end_of_input(self) -> None:
+        if self._input:
+            self._early_error(400, "The request is incomplete.")
+        elif self._server.facts.http:
+            self.close()
+        else:
+            self._collect(self._raw)
+
+    def _discard(self) -> None:
+        try:
+            if self.sock.recv(65536):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self.close()
+
+    # -- answers -------------------------------------------------------------------------------
+
+    def _answer(self, request: Request) -> None:
+        if request.method not in (b"GET", b"HEAD"):
+            self._linger = True  # there may be a body on its way
+            self._send(plain(405, "Only GET and HEAD are served.", extra="Allow: GET, HEAD\r\n"))
+            return
+        self._head_only = request.method == b"HEAD"
+        facts = self._server.facts
+        if request.path == b"/metrics":
+            self._collect(self._metrics)
+        elif request.path == b"/healthz":
+            self._send(plain(200, "ok", head_only=self._head_only))
+        elif request.path == b"/readyz":
+            reason = facts.not_ready()
+            status, text = (503, reason) if reason else (200, "ready")
+            self._send(plain(status, text, head_only=self._head_only))
+        elif request.path == b"/" or facts.http:  # uWSGI's stats-http does not look at the path
+            self._collect(self._json)
+        else:
+            text = "Served here: /, /metrics, /healthz, /readyz."
+            self._send(plain(404, text, head_only=self._head_only))
+
+    def _collect(self, render: Callable[[Totals], bytes]) -> None:
+        self._render = render
+        self._state = _State.COLLECTING
+        self._watch(0)
+        self._server.ask(self)
+
+    def answer(self, totals: Totals) -> None:
+        """The workers have answered."""
+        if self._state is _State.COLLECTING:
+            self._send(self._render(totals))
+
+    def _give_up(self) -> None:
+        if self._render == self._raw:  # nothing but the document can be said there
+            self.close()
+        else:
+            self._send(plain(503, "The workers did not answer.", head_only=self._head_only))
+
+    def _raw(self, totals: Totals) -> bytes:
+        facts = self._server.facts
+        return render_json(totals, queues(facts.sockets()), facts)
+
+    def _json(self, totals: Totals) -> bytes:
+        # uWSGI lets every web page read the statistics; only who asked for stats-http gets that.
+        extra = "Access-Control-Allow-Origin: *\r\n" if self._server.facts.http else ""
+        return response(
+            200, "application/json", self._raw(totals), head_only=self._head_only, extra=extra
+        )
+
+    def _metrics(self, totals: Totals) -> bytes:
+        facts = self._server.facts
+        body = render_metrics(totals, queues(facts.sockets()), facts)
+        return response(200, CONTENT_TYPE, body, head_only=self._head_only)
+
+    def _early_error(self, status: int, text: str) -> None:
+        self._linger = True
+        self._send(plain(status, text))
+
+    def _send(self, data: bytes) -> None:
+        self._output = memoryview(data)
+        self._state = _State.WRITING
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            while self._output:
+                self._output = self._output[self.sock.send(self._output) :]
+        except BlockingIOError:
+            self._watch(selectors.EVENT_WRITE)
+            return
+        except OSError:
+            self.close()
+            return
+        self._sent()
+
+    def _sent(self) -> None:
+        if not self._linger:
+            self.close()
+            return
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self._state = _State.LINGERING
+        self._lingering_since = time.monotonic()
+        self._watch(selectors.EVENT_READ)

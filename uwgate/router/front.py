@@ -1,0 +1,73 @@
+"""What an exchange needs of the client's side, whatever protocol the client speaks."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from uwgate.protocols.http1_response import ResponseHead
+from uwgate.router.errors import Failure
+
+
+class Front(Protocol):
+    """What an exchange needs of the client's side."""
+
+    deadline: float
+    client: bytes
+    http_tail: bytes
+    uwsgi_constants: bytes
+
+    def whole(self, head: ResponseHead, data: bytes, end: int) -> None:
+        """The complete response in one piece: ``data[:end]`` is the head, the rest the body."""
+        ...
+
+    def respond(self, head: ResponseHead, body: bytes, ended: bool) -> None:
+        """The head of the final response, with the first body bytes."""
+        ...
+
+    def informational(self, head: ResponseHead) -> None:
+        """A 1xx response other than 101."""
+        ...
+
+    def send_continue(self) -> None:
+        """Ask for the body (100 Continue), once."""
+        ...
+
+    def data(self, payload: bytes) -> None:
+        """Body bytes, without framing."""
+        ...
+
+    def end(self, trailer: bytes) -> None:
+        """The response is complete."""
+        ...
+
+    def fail(self, failure: Failure) -> None:
+        """Answer with an error; nothing of a response was sent yet."""
+        ...
+
+    def abort(self, failure: Failure) -> None:
+        """Cut the connection in the middle of a response."""
+        ...
+
+    def upgraded(self, head: ResponseHead | None) -> None:
+        """Become a tunnel; with a head, answer 101 first."""
+        ...
+
+    def tunnel_data(self, data: bytes) -> None:
+        """Bytes of the node in a tunnel."""
+        ...
+
+    def tunnel_eof(self) -> None:
+        """The node sends no more in a tunnel."""
+        ...
+
+    def pause(self) -> None:
+        """Stop reading the request body."""
+        ...
+
+    def resume(self) -> None:
+        """Go on reading the request body."""
+        ...
+
+    def watch(self) -> None:
+        """The deadline was moved to an earlier time."""
+        ...

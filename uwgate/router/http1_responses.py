@@ -1,0 +1,325 @@
+"""The response half of an HTTP/1 client connection: what an exchange calls its front.
+
+Heads are made by ``responder``; here is when they are sent, how bodies are framed, and how a
+connection ends. The request half is ``http1_front.Http1Front``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING
+
+from uwgate.protocols.chunked import encode_chunk, last_chunk
+from uwgate.protocols.http1_request import RequestBlock, RequestLine
+from uwgate.protocols.http1_response import ResponseHead
+from uwgate.router import responder
+from uwgate.router.errors import Failure
+from uwgate.router.responder import CHUNKED, NONE, PLAIN, UNTIL_CLOSE
+
+if TYPE_CHECKING:
+    from uwgate.router.exchange import Exchange
+    from uwgate.router.http import HttpGateway
+
+# Stages of a connection.
+HEAD, BODY, WAIT, TUNNEL, LINGER, PREFACE, GONE = range(7)
+
+_RESET = struct.pack("ii", 1, 0)  # struct linger: on, zero seconds
+
+NOT_YET = RequestBlock(b"")  # equal to no block
+
+
+class Http1Responses:
+    """State and methods of the response side; ``Http1Front`` adds the request side."""
+
+    __slots__ = (
+        "block",
+        "buffer",
+        "client",
+        "client_port",
+        "deadline",
+        "due",
+        "eof",
+        "exchange",
+        "framing",
+        "gateway",
+        "gzip",
+        "head_bytes",
+        "http_tail",
+        "persist",
+        "request",
+        "sent_bytes",
+        "stage",
+        "status",
+        "transport",
+        "uwsgi_constants",
+        "waited",
+    )
+
+    def __init__(self, gateway: HttpGateway) -> None:
+        self.gateway = gateway
+        self.transport: asyncio.Transport
+        self.exchange: Exchange
+        self.stage = HEAD
+        self.block = NOT_YET
+        self.request: RequestLine | None = None
+        self.buffer: bytearray | None = None
+        self.client = b""
+        self.client_port = 0
+        self.http_tail = self.uwsgi_constants = b""
+        self.deadline = 0.0
+        self.due = 0
+        self.persist = gateway.keepalive
+        self.waited = False  # 100 Continue was sent
+        self.eof = False  # the client sends no more
+        self.framing = NONE
+        self.gzip: responder.Gzip | None = None
+        self.status = 0
+        self.head_bytes = 0
+        self.sent_bytes = 0
+
+    # --- to be provided by the request side ---------------------------------------------------
+
+    def expired(self) -> None:
+        """The deadline passed."""
+        raise AssertionError
+
+    def start_next(self) -> None:
+        """Begin the request that is in the buffer."""
+        raise AssertionError
+
+    def rest_of_buffer(self) -> None:
+        """Hand on what the client sent behind the head."""
+        raise AssertionError
+
+    def close(self) -> None:
+        """Close after what is written."""
+        raise AssertionError
+
+    def linger(self) -> None:
+        """Send FIN, read a moment longer, close."""
+        raise AssertionError
+
+    # --- front of the exchange --------------------------------------------------------------------
+
+    def whole(self, head: ResponseHead, data: bytes, end: int) -> None:
+        """A response of known length in one piece; ``data[:end]`` is its head as received."""
+        gateway = self.gateway
+        if not (self.persist and self.request.minor):  # type: ignore[union-attr]
+            out = b""
+        elif head.clean:
+            out = data
+        elif head.ready:
+            out = head.ready + data[end:]
+        elif head.undated:
+            out = b"%b%b\r\n%b" % (head.undated, gateway.clock.date, data[end:])
+        else:
+            out = b""
+        if not out:
+            self.respond(head, data[end:], True)
+            self.end(b"")
+            return
+        self.transport.write(out)
+        tally = gateway.tally
+        tally.responses[head.status] += 1
+        tally.tx += len(out)
+        if gateway.timed:
+            self.status = head.status
+            self.sent_bytes = len(data) - end
+            self.head_bytes = len(out) - self.sent_bytes
+        elif not self.buffer and not self.eof:
+            self.stage = HEAD
+            self.deadline = deadline = gateway.clock.now + gateway.idle_limit
+            if deadline + 2 < self.due:
+                gateway.clock.watch(self)
+            return
+        self._next()
+
+    def respond(self, head: ResponseHead, body: bytes, ended: bool) -> None:
+        """The head of the final response, with the first body bytes."""
+        gateway, request, block = self.gateway, self.request, self.exchange.block
+        assert request is not None
+        minor = request.minor
+        gzip = (
+            head.gzip
+            and block.gzip
+            and bool(minor)
+            and not head.bodiless
+            and request.method != b"HEAD"
+        )
+        framing = self.framing = responder.choose_framing(
+            head,
+            is_head=request.method == b"HEAD",
+            minor=minor,
+            gzip=gzip,
+            auto_chunked=gateway.settings.auto_chunked,
+        )
+        if framing == UNTIL_CLOSE or gateway.draining or not self.exchange.request_ended:
+            self.persist = False
+        out = responder.response_head(
+            head, framing, gateway.clock.date, minor=minor, persist=self.persist, gzip=gzip
+        )
+        self.gzip = responder.Gzip() if gzip else None
+        tally = gateway.tally
+        tally.responses[head.status] += 1
+        self.status = head.status
+        self.head_bytes = len(out)
+        self.sent_bytes = 0
+        if body and framing != NONE:
+            self.sent_bytes = len(body)
+            out += self._framed(body)
+        tally.tx += len(out)
+        self.transport.write(out)
+
+    def _framed(self, payload: bytes) -> bytes:
+        if self.gzip is not None:
+            payload = self.gzip.data(payload)
+        return encode_chunk(payload) if self.framing == CHUNKED else payload
+
+    def informational(self, head: ResponseHead) -> None:
+        """A 1xx response; HTTP/1.0 clients do not know them (RFC 9110 §15.2)."""
+        if head.status == 100:
+            if self.waited or not self.exchange.block.expect:
+                return
+            self.waited = True
+        if self.request is not None and self.request.minor:
+            self.transport.write(head.lines + b"\r\n")
+
+    def send_continue(self) -> None:
+        """100 Continue, where the client waits for it and the body is not here already."""
+        if (
+            not self.waited
+            and self.exchange.block.expect
+            and self.request is not None
+            and self.request.minor
+            and not self.exchange.request_ended
+        ):
+            self.waited = True
+            self.transport.write(responder.CONTINUE)
+
+    def data(self, payload: bytes) -> None:
+        """Body bytes."""
+        if self.framing == NONE:
+            return
+        self.sent_bytes += len(payload)
+        if self.framing != PLAIN:
+            payload = self._framed(payload)
+        self.gateway.tally.tx += len(payload)
+        self.transport.write(payload)
+
+    def end(self, trailer: bytes) -> None:
+        """The response is complete."""
+        if self.framing == CHUNKED:
+            out = b""
+            if self.gzip is not None:
+                out = encode_chunk(self.gzip.end())
+                self.gzip = None
+            self.transport.write(out + last_chunk(trailer))
+        self._next()
+
+    def _next(self) -> None:
+        """The request is served: log it, then the next one, or close."""
+        gateway = self.gateway
+        if gateway.timed:
+            self.log(None)
+        if not self.persist or self.stage != WAIT:
+            self.close()
+            return
+        self.stage = HEAD
+        now = gateway.clock.now
+        self.deadline = deadline = now + gateway.settings.keepalive_timeout
+        if deadline + 2 < self.due:
+            gateway.clock.watch(self)
+        if self.buffer:
+            # Not from here: a client that pipelines thousands must not nest thousands deep.
+            gateway.loop.call_soon(self.start_next)
+        elif self.eof:
+            self.close()
+
+    def upgraded(self, head: ResponseHead | None) -> None:
+        """Become a tunnel."""
+        if head is not None:
+            self.status = 101
+            self.gateway.tally.responses[101] += 1
+            out = responder.switch_head(head)
+            self.head_bytes = len(out)
+            self.transport.write(out)
+        self.persist = False
+        self.stage = TUNNEL
+        self.rest_of_buffer()
+
+    def tunnel_data(self, data: bytes) -> None:
+        """Bytes of the node in a tunnel."""
+        gateway = self.gateway
+        self.deadline = gateway.clock.now + gateway.settings.timeout
+        self.sent_bytes += len(data)
+        gateway.tally.tx += len(data)
+        self.transport.write(data)
+
+    def tunnel_eof(self) -> None:
+        """The node sends no more; the tunnel ends when the client is done too."""
+        if self.eof or self.exchange.raw:
+            self.exchange.client_lost()
+            if self.gateway.timed:
+                self.log(None)
+            self.transport.close()
+        elif self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def fail(self, failure: Failure) -> None:
+        """Answer with an error. The connection stays only after a request that was understood and
+        read to its end, and a failure that is not the client's."""
+        self.persist = (
+            self.persist
+            and failure.status in (500, 502, 503, 504)
+            and self.stage == WAIT
+            and not self.gateway.draining
+        )
+        self.answer(failure)
+        self.log(failure)
+        if self.persist:
+            self.gateway.tally.errors[failure] += 1
+            timed, self.gateway.timed = self.gateway.timed, False
+            self._next()
+            self.gateway.timed = timed
+        else:
+            self.gateway.tally.errors[failure] += 1
+            self.linger()
+
+    def answer(self, failure: Failure) -> None:
+        gateway = self.gateway
+        is_head = self.request is not None and self.request.method == b"HEAD"
+        accept = gateway.accept_of(self.block.raw)
+        out, size = responder.error_response(
+            failure,
+            accept,
+            gateway.clock.date,
+            gateway.settings.error_pages,
+            persist=self.persist,
+            is_head=is_head,
+        )
+        gateway.tally.responses[failure.status] += 1
+        gateway.tally.tx += len(out)
+        self.status = failure.status
+        self.sent_bytes = size
+        self.head_bytes = len(out) - size
+        self.transport.write(out)
+
+    def abort(self, failure: Failure) -> None:
+        """Cut the connection: a response that cannot be completed must not look complete."""
+        self.gateway.tally.errors[failure] += 1
+        self.log(failure)
+        self.stage = GONE
+        if self.framing == UNTIL_CLOSE:
+            # Here a plain close would say "complete"; only a reset does not.
+            sock = self.transport.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
+
+    def log(self, failure: Failure | None) -> None:
+        gateway = self.gateway
+        if gateway.timed:
+            gateway.finished(self, failure, time.monotonic())
