@@ -57,7 +57,7 @@ clean:
 
 # Stamps: installed once, and again when the dependencies may have changed.
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(RUN_STAMP): pyproject.toml | $(BIN)/python
 	$(PIP) install --editable .

@@ -149,7 +149,11 @@ class Client:
         score, begun = self._score, time.monotonic()
         try:
             await asyncio.wait_for(self._exchange(request), RESPONSE_DEADLINE)
-        except (Lost, OSError, TimeoutError) as error:
+        except TimeoutError:
+            # Before OSError, its base: a node that dies must be noticed, so no kill excuses this.
+            await self._drop()
+            score.fail(f"{request.kind}: no answer within {RESPONSE_DEADLINE:g} s")
+        except (Lost, OSError) as error:
             excused = score.excused(begun, time.monotonic())
             await self._drop()
             if excused and request.kind.startswith("POST"):

@@ -23,14 +23,10 @@ BAD = b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n"
         (b"text/plain", b"text/plain"),
     ],
 )
-def test_the_body_follows_accept(
-    start_gateway: StartGateway, kind: str, accept: bytes, media: bytes
-) -> None:
-    with NODES[kind]() as node:
-        node.otherwise = b"nonsense\r\n\r\n"
-        gateway = start_gateway("--http-to", node.spec)
-        with gateway.connect() as client:
-            reply = client.ask(b"POST / HTTP/1.1\r\nHost: h\r\nAccept: " + accept + b"\r\n\r\n")
+def test_the_body_follows_accept(pair: Pair, accept: bytes, media: bytes) -> None:
+    pair.node.play(b"nonsense\r\n\r\n")
+    with pair.connect() as client:
+        reply = client.ask(b"POST / HTTP/1.1\r\nHost: h\r\nAccept: " + accept + b"\r\n\r\n")
     assert reply.status == 502
     content_type = reply.get(b"content-type") or b""
     assert content_type.split(b";")[0] == media
@@ -85,3 +81,14 @@ def test_an_error_page_of_the_operator(
             reply = client.ask(b"POST / HTTP/1.1\r\nHost: h\r\n\r\n", b"POST")
     assert (reply.status, reply.body) == (502, b"<html>sorry</html>")
     assert (reply.get(b"content-type") or b"").startswith(b"text/html")
+
+
+def test_the_last_request_has_no_say_in_the_error_of_the_next(pair: Pair) -> None:
+    with pair.connect() as client:
+        client.send(b"HEAD / HTTP/1.1\r\nHost: h\r\nAccept: application/json\r\n\r\n")
+        assert client.read_response(b"HEAD").status == 200
+        client.send(b"GET  / HTTP/1.1\r\nHost: h\r\n\r\n")
+        reply = client.read_response(b"GET")
+        assert reply.status == 400
+        assert reply.body.startswith(b"400")
+        client.assert_closed()

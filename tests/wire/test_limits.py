@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
-from support.client import Client, Truncated
-from support.nodes import CLOSE, NODES, Connection, Seen, silent
+from support.client import Client
+from support.nodes import CLOSE, NODES, Connection, Seen, default_answer, silent
 from support.uwgate import StartGateway, running
-from support.waiting import wait_until
 
 from wire.conftest import Pair
 
@@ -18,24 +19,73 @@ SLACK = 3.0
 """Seconds by which a limit may be overrun: deadlines are checked once a second."""
 
 
-@pytest.fixture(scope="module", params=["http", "uwsgi"])
-def hasty_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
-    """A gateway with short limits."""
-    with (
-        NODES[request.param]() as node,
-        running(
-            *("--http-to", node.spec, "--http-headers-timeout", "1", "--http-timeout", "2"),
-            *("--http-keepalive=2", "--http-max-body", "10"),
-        ) as gateway,
-    ):
-        yield Pair(request.param, gateway, node)
+Scenario = Callable[[Pair], None]
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(function: Scenario) -> Scenario:
+    """Add a slow test: all of them run at the same time, before the first result is looked at."""
+    SCENARIOS[function.__name__] = function
+    return function
+
+
+def _answer(connection: Connection, seen: Seen) -> str | None:
+    if seen.target == b"/silent":
+        return silent(connection, seen)
+    if seen.target == b"/stall":
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
+        connection.drain()
+        return CLOSE
+    default_answer(connection, seen)
+    return None
+
+
+@pytest.fixture(scope="module")
+def hasty_pairs() -> Iterator[dict[str, Pair]]:
+    """Gateways with short limits."""
+    with ExitStack() as stack:
+        pairs = {}
+        for kind, make in NODES.items():
+            node = stack.enter_context(make())
+            gateway = stack.enter_context(
+                running(
+                    *("--http-to", node.spec, "--http-headers-timeout", "1"),
+                    *("--http-timeout", "2", "--http-keepalive=2", "--http-max-body", "10"),
+                )
+            )
+            pairs[kind] = Pair(kind, gateway, node)
+        yield pairs
+
+
+@pytest.fixture(scope="module")
+def outcomes(hasty_pairs: dict[str, Pair]) -> dict[tuple[str, str], Future[None]]:
+    """The finished scenarios by kind of node and name."""
+    for pair in hasty_pairs.values():
+        pair.node.otherwise = _answer
+    with ThreadPoolExecutor(32) as pool:
+        return {
+            (kind, name): pool.submit(function, pair)
+            for kind, pair in hasty_pairs.items()
+            for name, function in SCENARIOS.items()
+        }
 
 
 @pytest.fixture
-def hasty(hasty_pair: Pair) -> Pair:
-    """The same, its node reset."""
-    hasty_pair.node.reset()
-    return hasty_pair
+def hasty(kind: str, hasty_pairs: dict[str, Pair], outcomes: object) -> Pair:
+    """A gateway with short limits once the scenarios are through; its node is reset."""
+    hasty_pairs[kind].node.reset()
+    return hasty_pairs[kind]
+
+
+def _trickled(pair: Pair, target: bytes, begin: bytes) -> None:
+    """A head that comes byte by byte is cut at its deadline, and nothing reaches the node."""
+    with pair.connect() as client:
+        client.send(begin)
+        assert _trickle(client, 0.2, b"a") <= 1 + SLACK
+        reply = client.read_response()
+        assert (reply.status, reply.closes) == (408, True)
+        client.assert_closed()
+    assert not [seen for seen in pair.node.seen if seen.target == target]
 
 
 def _trickle(client: Client, pace: float, byte: bytes) -> float:
@@ -53,66 +103,79 @@ def _trickle(client: Client, pace: float, byte: bytes) -> float:
         return time.monotonic() - started
 
 
-@pytest.mark.parametrize("begin", [b"G", HEAD, HEAD + b"X: "])
-def test_a_trickled_head_is_cut_at_its_deadline(hasty: Pair, begin: bytes) -> None:
-    with hasty.connect() as client:
-        client.send(begin)
-        assert _trickle(client, 0.2, b"a") <= 1 + SLACK
-        reply = client.read_response()
-        assert (reply.status, reply.closes) == (408, True)
-        client.assert_closed()
-    hasty.assert_untouched()
+@scenario
+def trickled_method(pair: Pair) -> None:
+    _trickled(pair, b"", b"G")
 
 
-def test_a_second_head_has_a_deadline_too(hasty: Pair) -> None:
-    with hasty.connect() as client:
+@scenario
+def trickled_target(pair: Pair) -> None:
+    _trickled(pair, b"/trickled", b"GET /trickled")
+
+
+@scenario
+def trickled_value(pair: Pair) -> None:
+    _trickled(pair, b"/value", b"GET /value HTTP/1.1\r\nHost: h\r\nX: ")
+
+
+@scenario
+def trickled_second_head(pair: Pair) -> None:
+    with pair.connect() as client:
         client.assert_open()
-        client.send(b"GET /")
+        client.send(b"GET /second")
         assert _trickle(client, 0.2, b"a") <= 1 + SLACK
         assert client.read_response().status == 408
 
 
-@pytest.mark.parametrize(
-    "body", [b"Content-Length: 9\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n1\r\n"]
-)
-def test_a_body_that_does_not_come(hasty: Pair, body: bytes) -> None:
-    with hasty.connect() as client:
-        client.send(b"POST /l HTTP/1.1\r\nHost: h\r\n" + body)
+def _starved(pair: Pair, target: bytes, body: bytes) -> None:
+    """A body that does not come: 408, and no whole request at the node."""
+    with pair.connect() as client:
+        client.send(b"POST " + target + b" HTTP/1.1\r\nHost: h\r\n" + body)
         reply = client.read_response(b"POST")
         assert (reply.status, reply.closes) == (408, True)
         client.assert_closed()
-    hasty.assert_no_request()
+    assert not [seen for seen in pair.node.seen if seen.target == target]
 
 
-@pytest.mark.parametrize("method", [b"GET", b"POST"])
-def test_a_silent_node(hasty: Pair, method: bytes) -> None:
-    hasty.node.play(silent)
-    with hasty.connect() as client:
-        reply = client.ask(method + b" /l HTTP/1.1\r\nHost: h\r\n\r\n", method)
-        assert reply.status == 504
-    assert len(hasty.node.seen) == 1
-    wait_until(lambda: hasty.kind == "http" or hasty.node.open_connections() == 0, "node closed")
+@scenario
+def starved_length(pair: Pair) -> None:
+    _starved(pair, b"/starved", b"Content-Length: 9\r\n\r\nabc")
 
 
-def test_a_node_that_stalls_in_its_answer(hasty: Pair) -> None:
-    def script(connection: Connection, seen: Seen) -> str:
-        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
-        connection.drain()
-        return CLOSE
-
-    hasty.node.play(script)
-    with hasty.connect() as client:
-        with pytest.raises(Truncated) as cut:
-            client.ask(HEAD + b"\r\n")
-        assert cut.value.data.endswith(b"abc")
+@scenario
+def starved_chunks(pair: Pair) -> None:
+    _starved(pair, b"/starved-chunks", b"Transfer-Encoding: chunked\r\n\r\n1\r\n")
 
 
-def test_an_idle_client_is_let_go_without_a_word(hasty: Pair) -> None:
-    with hasty.connect() as client:
+@scenario
+def silent_node(pair: Pair) -> None:
+    for method in (b"GET", b"POST"):
+        with pair.connect() as client:
+            reply = client.ask(method + b" /silent HTTP/1.1\r\nHost: h\r\n\r\n", method)
+            assert reply.status == 504
+    # Neither is sent again: the node may be at work on it.
+    assert len([seen for seen in pair.node.seen if seen.target == b"/silent"]) == 2
+
+
+@scenario
+def stalled_node(pair: Pair) -> None:
+    with pair.connect() as client:
+        client.send(b"GET /stall HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert client.read_to_end().endswith(b"\r\n\r\nabc")
+
+
+@scenario
+def idle_client(pair: Pair) -> None:
+    with pair.connect() as client:
         client.assert_open()
         started = time.monotonic()
-        assert client.read_to_end() == b""
+        assert client.read_to_end() == b"", "an idle client is let go without a word"
         assert 0.9 <= time.monotonic() - started <= 2 + SLACK
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_slow(kind: str, name: str, outcomes: dict[tuple[str, str], Future[None]]) -> None:
+    outcomes[kind, name].result()
 
 
 @pytest.mark.parametrize(

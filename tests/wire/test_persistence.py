@@ -158,6 +158,44 @@ def test_a_half_closed_client_gets_its_answers(pair: Pair, count: int) -> None:
         client.assert_closed()
 
 
+@pytest.mark.parametrize(
+    "cut",
+    [
+        b"GET /2 HTTP/1.1\r\nHost",
+        b"POST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n",
+        b"POST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nx",
+        b"POST /2 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r",
+    ],
+)
+def test_a_half_closed_client_with_half_a_request_is_let_go(pair: Pair, cut: bytes) -> None:
+    gate = threading.Event()
+    pair.node.play(held(gate, response(b"slow")))
+    with pair.connect() as client:
+        client.send(GET % 1 + cut)
+        pair.node.wait_seen(1)
+        client.half_close()
+        gate.set()
+        assert client.read_response().body == b"slow"
+        rest = client.read_to_end()
+        assert rest == b"" or rest.startswith(b"HTTP/1.1 400 ")
+    pair.node.seen.clear()
+    pair.assert_no_request()
+
+
+def test_thousands_of_pipelined_requests(pair: Pair) -> None:
+    """More than any read-ahead holds: the rest waits in the socket and is not lost."""
+    count = 4000
+    with pair.connect() as client:
+        sender = threading.Thread(
+            target=client.send, args=(b"".join(GET % number for number in range(count)),)
+        )
+        sender.start()
+        for number in range(count):
+            assert client.read_response().body == b"GET /%d 0" % number
+        sender.join()
+        client.assert_open()
+
+
 def test_half_close_while_the_node_thinks(pair: Pair) -> None:
     gate = threading.Event()
     body = b"x" * 500_000

@@ -166,7 +166,7 @@ def test_h11_reads_what_we_forward_as_it_reads_what_we_got(
 ) -> None:
     stream = _mutate(b"".join(REQUESTS[index] for index in indices), mutations)
     pair.node.reset()
-    with pair.connect() as client:
+    with pair.gateway.connect(timeout=3) as client:
         client.send_willing(stream)
         _half_close(client)
         client.read_to_end()

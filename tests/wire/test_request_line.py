@@ -198,11 +198,16 @@ def test_absolute_form_does_not_excuse_a_bad_host(pair: Pair, hosts: bytes) -> N
     pair.refused(b"GET http://other/ HTTP/1.1\r\n" + hosts + b"\r\n", 400)
 
 
-def test_one_empty_line_before_a_request_is_ignored(pair: Pair) -> None:
+@pytest.mark.parametrize("bytewise", [False, True])
+def test_one_empty_line_before_a_request_is_ignored(pair: Pair, bytewise: bool) -> None:
     # §2.2: at least one empty line (CRLF) received prior to the request-line SHOULD be ignored.
     request = b"\r\nGET /%d HTTP/1.1" + REST
+    stream = request % 1 + request % 2
     with pair.connect() as client:
-        client.send(request % 1 + request % 2)
+        if bytewise:
+            client.send_bytewise(stream)
+        else:
+            client.send(stream)
         assert client.read_response().body == b"GET /1 0"
         assert client.read_response().body == b"GET /2 0"
     assert [each.target for each in pair.node.seen] == [b"/1", b"/2"]

@@ -128,6 +128,11 @@ def transfer_coding(value: bytes) -> None:
     raise Http1Error(Fault.UNKNOWN_CODING, f"Transfer-Encoding {value[:40]!r}")
 
 
+def upgrade_protocols(value: bytes) -> list[bytes]:
+    """The lower-case protocols that an Upgrade value names (RFC 9110 §7.8)."""
+    return [name for name in (item.strip(b" \t") for item in value.lower().split(b",")) if name]
+
+
 def accepts_gzip(value: bytes) -> bool:
     """Whether an Accept-Encoding value allows gzip (RFC 9110 §12.5.3): named and q above 0."""
     verdict = False

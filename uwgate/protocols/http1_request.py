@@ -139,7 +139,8 @@ class RequestBlock:
     """What one header block means. Shared between requests: never changed after parsing.
 
     ``length``: Content-Length in bytes, 0 without a body, CHUNKED for chunked.
-    ``simple``: no body, no Upgrade, no Expect, no Connection: close, one Host, no Forwarded to add.
+    ``simple``: no body, no Upgrade, no Expect, no Connection: close, one Host, no Forwarded to add,
+    nothing of a trusted peer to extend.
     ``forward``: ``CRLF field CRLF field …`` for an HTTP node, without the end of the last line and
     without Expect and X-Forwarded-For/-Proto, which depend on the connection.
     ``variables``: the same fields as uwsgi variables (HTTP_…, CONTENT_LENGTH, CONTENT_TYPE).
@@ -251,6 +252,8 @@ class RequestParser:
             or block.expect
             or block.close
             or block.host is None
+            or block.x_for
+            or block.x_proto
             or self.policy.forwarded
         )
         return block

@@ -146,10 +146,12 @@ class Exchange:
                         self._open(node)
                     return
                 self.attempts = 0
+                self.phase = RESOLVING
                 self._dispatch(node)
                 return
         self.attempts = 0
         self.node = None
+        self.phase = RESOLVING
         self._pick()
 
     def request_data(self, payload: bytes) -> None:

@@ -14,6 +14,7 @@ class Front(Protocol):
     deadline: float
     client: bytes
     http_tail: bytes
+    scheme: bytes
     uwsgi_constants: bytes
 
     def whole(self, head: ResponseHead, data: bytes, end: int) -> None:

@@ -20,21 +20,17 @@ def http_head(exchange: Exchange) -> bytes:
     block, front = exchange.block, exchange.front
     settings = exchange.gateway.settings
     parts = [exchange.request.line, block.forward, exchange.extra]
-    if block.upgrade:
+    if block.upgrade and exchange.request.minor:
         parts.append(b"\r\nConnection: Upgrade\r\nUpgrade: " + block.upgrade)
     if block.expect and exchange.request.minor and not settings.manage_expect:
         parts.append(b"\r\nExpect: 100-continue")
     if block.host is None:  # HTTP/1.0 without Host; the node gets HTTP/1.1 (RFC 9112 §3.2)
         parts.append(b"\r\nHost: " + exchange.gateway.server_name)
     if settings.x_forwarded:
-        if block.x_for:
-            parts.append(b"\r\nX-Forwarded-For: " + block.x_for)
-            if front.client:
-                parts.append(b", " + front.client)
-            proto = block.x_proto or b"http"
-            parts.append(b"\r\nX-Forwarded-Proto: " + proto)
-        else:
-            parts.append(front.http_tail[:-4])
+        chain = [value for value in (block.x_for, front.client) if value]
+        if chain:
+            parts.append(b"\r\nX-Forwarded-For: " + b", ".join(chain))
+        parts.append(b"\r\nX-Forwarded-Proto: " + (block.x_proto or front.scheme))
     if settings.forwarded:
         parts.append(b"\r\nForwarded: " + forwarded(exchange))
     parts.append(b"\r\n\r\n")
@@ -45,7 +41,7 @@ def forwarded(exchange: Exchange) -> bytes:
     """The Forwarded element of this hop behind those of a trusted peer (RFC 7239 §4)."""
     block, client = exchange.block, exchange.front.client
     node = b"unknown" if not client else b'"[%b]"' % client if b":" in client else client
-    element = b"for=%b;proto=http" % node
+    element = b"for=%b;proto=%b" % (node, exchange.front.scheme)
     if block.host is not None:
         element += b';host="%b"' % block.host
     return b"%b, %b" % (block.forwarded_in, element) if block.forwarded_in else element
@@ -95,7 +91,7 @@ def uwsgi_packet(exchange: Exchange) -> bytes:
 def _uncommon_variables(exchange: Exchange) -> bytes:
     block, settings = exchange.block, exchange.gateway.settings
     parts = []
-    if block.upgrade:
+    if block.upgrade and exchange.request.minor:
         parts.append(_UPGRADE_VAR + var(b"HTTP_UPGRADE", block.upgrade))
     if block.expect:
         parts.append(_EXPECT_VAR)

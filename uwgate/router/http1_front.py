@@ -108,12 +108,12 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         gateway = self.gateway
         self.client = address
         self.client_port = port
+        self.scheme = scheme = b"https" if tls else b"http"
         trusted = gateway.trusts(address)
         self.parser = gateway.trusted_parser if trusted else gateway.parser
         if not gateway.settings.x_forwarded:
             self.http_tail = b"\r\n\r\n"
         else:
-            scheme = b"https" if tls else b"http"
             named = b"\r\nX-Forwarded-For: " + address if address else b""
             self.http_tail = b"%b\r\nX-Forwarded-Proto: %b\r\n\r\n" % (named, scheme)
         if gateway.any_uwsgi:
@@ -167,7 +167,9 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         stage = self.stage
         if stage == TUNNEL:
             back = self.exchange.back
-            if back is not None:
+            if self.node_eof or back is None:
+                self.end_tunnel()
+            else:
                 back.write_eof()
             return True
         if stage == WAIT:
@@ -337,10 +339,10 @@ class Http1Front(Http1Responses, asyncio.Protocol):
             request = self.request = gateway.parse_line(line)
             block = self.parser.parse(raw)
             self.block = block
-            if request.authority:
-                block = self.parser.with_host(block, request.authority)
             if block.host is None and request.minor:
                 raise Http1Error(Fault.BAD_HOST, "HTTP/1.1 without Host")
+            if request.authority:
+                block = self.parser.with_host(block, request.authority)
             if block.length == BODY_CHUNKED and not request.minor:
                 raise Http1Error(Fault.BAD_FRAMING, "Transfer-Encoding in HTTP/1.0")
         except Http1Error as error:

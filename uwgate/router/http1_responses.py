@@ -48,8 +48,10 @@ class Http1Responses:
         "gzip",
         "head_bytes",
         "http_tail",
+        "node_eof",
         "persist",
         "request",
+        "scheme",
         "sent_bytes",
         "stage",
         "status",
@@ -68,12 +70,14 @@ class Http1Responses:
         self.buffer: bytearray | None = None
         self.client = b""
         self.client_port = 0
+        self.scheme = b"http"
         self.http_tail = self.uwsgi_constants = b""
         self.deadline = 0.0
         self.due = 0
         self.persist = gateway.keepalive
         self.waited = False  # 100 Continue was sent
         self.eof = False  # the client sends no more
+        self.node_eof = False  # in a tunnel: the node sends no more
         self.framing = NONE
         self.gzip: responder.Gzip | None = None
         self.status = 0
@@ -260,13 +264,18 @@ class Http1Responses:
 
     def tunnel_eof(self) -> None:
         """The node sends no more; the tunnel ends when the client is done too."""
+        self.node_eof = True
         if self.eof or self.exchange.raw:
-            self.exchange.client_lost()
-            if self.gateway.timed:
-                self.log(None)
-            self.transport.close()
+            self.end_tunnel()
         elif self.transport.can_write_eof():
             self.transport.write_eof()
+
+    def end_tunnel(self) -> None:
+        """Both sides are done."""
+        self.exchange.client_lost()
+        self.log(None)
+        self.stage = GONE
+        self.transport.close()
 
     def fail(self, failure: Failure) -> None:
         """Answer with an error. The connection stays only after a request that was understood and

@@ -19,7 +19,7 @@ from uwgate.protocols.chunked import (
     filter_trailer,
     last_chunk,
 )
-from uwgate.protocols.http1 import BROKEN_LINE, Http1Error
+from uwgate.protocols.http1 import BROKEN_LINE, Http1Error, upgrade_protocols
 from uwgate.protocols.http1_request import CHUNKED
 from uwgate.protocols.http1_response import UNTIL_CLOSE, ResponseHead
 from uwgate.router.errors import Failure
@@ -188,7 +188,9 @@ class Back:
                 return
 
     def _switch(self, exchange: Exchange, head: ResponseHead, data: bytes) -> None:
-        if not exchange.block.upgrade or not head.upgrade or not exchange.request.minor:
+        offered = upgrade_protocols(exchange.block.upgrade) if exchange.request.minor else []
+        chosen = upgrade_protocols(head.upgrade)
+        if not chosen or any(protocol not in offered for protocol in chosen):
             self.bad_response()
             return
         self.state = RAW
@@ -287,7 +289,7 @@ class HttpBack(Back, asyncio.Protocol):
         """Send a request over this connection."""
         self.exchange = exchange
         block = exchange.block
-        if exchange.plain and not block.x_for:
+        if exchange.plain:
             head = b"".join(
                 (exchange.request.line, block.forward, exchange.extra, exchange.front.http_tail)
             )
