@@ -6,6 +6,7 @@ import re
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -170,10 +171,13 @@ def _parse_fields(block: bytes) -> list[tuple[bytes, bytes]]:
     return fields
 
 
-def read_http_request(connection: Connection, on_expect: bytes = b"") -> SeenHttp:
+def read_http_request(
+    connection: Connection, on_expect: Callable[[], bytes] = lambda: b""
+) -> SeenHttp:
     """One request. AssertionError if it is malformed, PeerGone at the end.
 
-    ``on_expect`` is sent as soon as a head with Expect is complete, before its body is read.
+    What ``on_expect`` says is sent as soon as a head with Expect is complete, before its body is
+    read.
     """
     head = connection.take_until(b"\r\n\r\n")
     line, _, block = head[:-4].partition(b"\r\n")
@@ -192,8 +196,8 @@ def read_http_request(connection: Connection, on_expect: bytes = b"") -> SeenHtt
     )
     lengths = seen.field(b"content-length")
     codings = seen.field(b"transfer-encoding")
-    if on_expect and seen.field(b"expect"):
-        connection.send(on_expect)
+    if seen.field(b"expect"):
+        connection.send(on_expect())
     assert len(lengths) + len(codings) < 2, f"ambiguous framing from the gateway: {head!r}"
     if lengths:
         assert re.fullmatch(rb"[0-9]+", lengths[0]), lengths

@@ -300,7 +300,7 @@ class RawHttpNode(Node):
 
     def serve(self, connection: Connection) -> None:
         while True:
-            seen = read_http_request(connection, self.on_expect)
+            seen = read_http_request(connection, lambda: self.on_expect)
             if self.answer(connection, seen) == CLOSE:
                 return
 

@@ -74,6 +74,7 @@ class Exchange:
         "spool",
         "started_at",
         "task",
+        "trailer",
         "tried",
         "variables_sent",
     )
@@ -92,6 +93,7 @@ class Exchange:
         self.extra_variables = b""
         self.pending: list[bytes] = []
         self.pending_size = 0
+        self.trailer = b""  # of a body that was complete before there was a connection
         self.paused_front = False
         self.counted = False  # in node.active
         self.raw = False
@@ -181,8 +183,11 @@ class Exchange:
             assert self.node is not None
             self.spool.seal()
             self._connect(self.node)
-        elif self.phase >= SENT and self.back is not None:
-            self.back.body_end(trailer)
+        elif self.phase >= SENT:
+            if self.back is not None:
+                self.back.body_end(trailer)
+        else:
+            self.trailer = trailer
 
     def client_lost(self) -> None:
         """The client is gone: give everything up."""
@@ -310,11 +315,11 @@ class Exchange:
     def _may_reuse(self, back: HttpBack) -> bool:
         """A node may close an idle connection just when a request is on its way. A request that
         cannot be repeated goes only over one that was in use a moment ago."""
-        idle_since = back.deadline - self.gateway.settings.node_keepalive_timeout
-        return (
-            (self.request.repeatable and not self.block.length)
-            or idle_since + _STALE_AFTER >= self.gateway.clock.now
-        )
+        if self.request.repeatable and not self.block.length:
+            return True
+        gateway = self.gateway
+        idle_since = back.deadline - gateway.settings.node_keepalive_timeout
+        return idle_since + _STALE_AFTER >= gateway.clock.now and back.is_open()
 
     def connect_failed(self, failure: Failure, reason: str) -> None:
         """The connection could not be made; nothing was sent, so another node may be tried."""
@@ -353,7 +358,7 @@ class Exchange:
         self.front.deadline = gateway.clock.now + gateway.settings.timeout
         if gateway.timed:
             self.connected_at = time.monotonic()
-        if self.request_ended and not self.pending:
+        if self.request_ended and not self.block.length:
             return
         if self.block.expect:
             heads.expect(self)
@@ -361,7 +366,7 @@ class Exchange:
         for payload in pending:
             back.body(payload)
         if self.request_ended:
-            back.body_end(b"")
+            back.body_end(self.trailer)
         self._resume_front()
 
     def _resume_front(self) -> None:
@@ -500,9 +505,10 @@ class Exchange:
         if self.spool is not None:
             self.spool.close()
             self.spool = None
-        if self.pending:
+        if self.pending or self.trailer:
             self.pending = []
             self.pending_size = 0
+            self.trailer = b""
 
     def _drop_attempt(self) -> None:
         """Give up the connection (made or being made)."""

@@ -465,8 +465,11 @@ class Http1Front(Http1Responses, asyncio.Protocol):
                 self.resume()
             self.scanned = 0
             self._scan()
-            if self.stage == HEAD and self.eof and not self.transport.is_closing():
-                self.close()
+            if self.eof and self.stage == BODY:
+                self._body_cut_short()
+                self.transport.close()
+            elif self.eof and self.stage == HEAD:
+                self._refuse(Failure.BAD_REQUEST)
 
     def pause(self) -> None:
         if self.reading:

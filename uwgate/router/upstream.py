@@ -276,14 +276,26 @@ class Back:
 class HttpBack(Back, asyncio.Protocol):
     """A keep-alive connection to an HTTP/1.1 node."""
 
-    __slots__ = ("deadline", "due", "transport", "usual")
+    __slots__ = ("_sock", "deadline", "due", "transport", "usual")
 
-    def __init__(self, gateway: HttpGateway, node: Node) -> None:
+    def __init__(self, gateway: HttpGateway, node: Node, sock: socket.socket) -> None:
         super().__init__(gateway, node)
+        self._sock = sock
         self.transport: asyncio.Transport
         self.deadline = 0.0  # of an idle connection
         self.due = 0
         self.usual = False  # the request has no body under way and is not HEAD
+
+    def is_open(self) -> bool:
+        """Whether the node has neither closed this idle connection nor sent anything, asked of the
+        kernel: the loop may not have come to it yet."""
+        try:
+            self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def begin(self, exchange: Exchange) -> None:
         """Send a request over this connection."""
@@ -436,7 +448,7 @@ async def _connect_http(gateway: HttpGateway, node: Node, exchange: Exchange) ->
                 if family == socket.AF_UNIX
                 else gateway.loop.create_connection
             )
-            _transport, back = await connection(lambda: HttpBack(gateway, node), sock=sock)
+            _transport, back = await connection(lambda: HttpBack(gateway, node, sock), sock=sock)
         except OSError as error:
             sock.close()
             reason = error
