@@ -95,6 +95,7 @@ def uwsgi_command(tools: Tools, *options: str, processes: int = 1) -> list[str]:
         "--die-on-term",
         "--need-app",
         "--disable-logging",
+        "--socket-timeout=600",  # its 4 seconds would cut a response whose reader stands still
         f"--listen={backlog()}",
         f"--wsgi-file={APP}",
         *options,

@@ -99,7 +99,6 @@ WORKLOADS = (
         "http",
         (heads.UNIQUE2,),
         _LEAN,
-        limits=_UNIQUE,
         p99_limits=_P99,
     ),
     Workload(

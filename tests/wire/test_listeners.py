@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 import struct
-import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.nodes import NODES, RawHttpNode, RawUwsgiNode, SeenUwsgi
@@ -22,11 +22,11 @@ MAGIC = b"\r\n\r\n\0\r\nQUIT\n"
     ("listen", "where"), [("unix", "unix"), ("abstract", "abstract"), ("ipv6", "tcp")]
 )
 def test_every_kind_of_socket(
-    start_gateway: StartGateway, kind: str, listen: str, where: str
+    start_gateway: StartGateway, tmp_path: Path, kind: str, listen: str, where: str
 ) -> None:
     port = free_port()
     address = {
-        "unix": f"{tempfile.gettempdir()}/uwgate-listen-{port}.sock",
+        "unix": str(tmp_path / "listen.sock"),
         "abstract": f"@uwgate-listen-{port}",
         "ipv6": f"[::1]:{port}",
     }[listen]

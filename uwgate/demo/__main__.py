@@ -13,6 +13,7 @@ import re
 import signal
 import socket
 import sys
+from typing import NoReturn
 
 from uwgate import cli
 from uwgate.demo.nodes import serve
@@ -44,8 +45,12 @@ def _fork_nodes(http: socket.socket, uwsgi: socket.socket) -> int:
     """Start the process that serves both nodes; its pid."""
     parent = os.getpid()
     pid = os.fork()
-    if pid:
-        return pid
+    if pid == 0:
+        _be_nodes(parent, http, uwsgi)
+    return pid
+
+
+def _be_nodes(parent: int, http: socket.socket, uwsgi: socket.socket) -> NoReturn:
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's Ctrl-C; it will tell us

@@ -20,11 +20,19 @@ def http_gateway(
     server_name: bytes,
     log: Callable[[str], None],
 ) -> Gateway:
-    """The HTTP router."""
+    """The HTTP router; ``StartError`` if the code of its mapper cannot be loaded."""
     assert settings.http is not None
-    return HttpGateway(
-        settings.http, loop=loop, request_log=request_log, server_name=server_name, log=log
-    )
+    try:
+        return HttpGateway(
+            settings.http,
+            loop=loop,
+            request_log=request_log,
+            server_name=server_name,
+            log=log,
+            measured=settings.process.stats is not None,
+        )
+    except ValueError as error:
+        raise StartError(f"http-use-code-string: {error}") from None
 
 
 FACTORIES: Mapping[str, GatewayFactory] = {"http": http_gateway}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import os
 import signal
@@ -31,6 +32,9 @@ from uwgate.observe.requestlog import RequestLog, open_request_log
 Listener = tuple[ListenerSettings, socket.socket]
 
 EXIT_CRASHED = 1
+# malloc.h, and the bytes of free heap that a worker may keep.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_HEAP = 4 << 20
 # How often a draining gateway is asked whether it is done, and the log is written out; seconds.
 _DRAIN_POLL = 0.02
 _LOG_FLUSH = 0.1
@@ -135,6 +139,20 @@ def _become_worker(spec: WorkerSpec) -> None:
         os._exit(EXIT_CRASHED)
     # What came with the fork stays: collecting it would only unshare its pages.
     gc.freeze()
+    keep_heap()
+
+
+def keep_heap() -> None:
+    """Tell glibc to keep a few freed megabytes at hand.
+
+    By default it gives the top of the heap back to the kernel after every large free and asks for
+    it again for the next read buffer: page faults that cost more than the copying (measured:
+    1.35 instead of 0.7 times nginx for bodies of 1 MB).
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # not in musl, which has no such habit
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_HEAP)
+        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_HEAP // 4)
 
 
 def close_inherited_sockets(keep: Collection[int]) -> None:

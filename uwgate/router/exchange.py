@@ -128,9 +128,10 @@ class Exchange:
         gateway.tally.requests += 1
         if gateway.timed:
             self.started_at = time.monotonic()
-            self.connected_at = self.first_byte_at = 0.0
-            self.response_size = self.request_size = self.packet_size = 0
-            self.variables_sent = b""
+            if gateway.timed > 1:
+                self.connected_at = self.first_byte_at = 0.0
+                self.response_size = self.request_size = self.packet_size = 0
+                self.variables_sent = b""
         turn = gateway.turn
         if turn is not None:
             node = turn()
@@ -356,7 +357,7 @@ class Exchange:
         self.back = back
         gateway = self.gateway
         self.front.deadline = gateway.clock.now + gateway.settings.timeout
-        if gateway.timed:
+        if gateway.timed > 1:
             self.connected_at = time.monotonic()
         if self.request_ended and not self.block.length:
             return
@@ -377,7 +378,7 @@ class Exchange:
     def whole(self, head: ResponseHead, data: bytes, end: int) -> None:
         """A complete response arrived in one piece; the back has let go already."""
         self.back = None
-        if self.gateway.timed:
+        if self.gateway.timed > 1:
             self.first_byte_at = time.monotonic()
             self.response_size = len(data) - end
         if self.tried or self.resent or self.spool is not None:
@@ -387,6 +388,18 @@ class Exchange:
             self.counted = False
             self.node.active -= 1  # type: ignore[union-attr]
         self.front.whole(head, data, end)
+
+    def begin(self, head: ResponseHead, data: bytes, end: int) -> None:
+        """``data[:end]`` is the head of a response of known length, the rest the start of its
+        body."""
+        self.responded = True
+        self.phase = RELAYING
+        gateway = self.gateway
+        self.front.deadline = gateway.clock.now + gateway.request_limit
+        if gateway.timed > 1:
+            self.first_byte_at = time.monotonic()
+            self.response_size = len(data) - end
+        self.front.begin(head, data, end)
 
     def informational(self, head: ResponseHead) -> None:
         """A 1xx response of the node."""
@@ -399,7 +412,7 @@ class Exchange:
         self.phase = RELAYING
         gateway = self.gateway
         self.front.deadline = gateway.clock.now + gateway.settings.timeout
-        if gateway.timed:
+        if gateway.timed > 1:
             self.first_byte_at = time.monotonic()
             self.response_size = len(payload)
         if ended:
@@ -428,7 +441,7 @@ class Exchange:
         self.phase = TUNNEL
         self.responded = True
         self.gateway.tally.tunnels += 1
-        if self.gateway.timed:
+        if self.gateway.timed > 1:
             self.first_byte_at = time.monotonic()
         self.front.upgraded(head)
 

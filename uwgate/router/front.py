@@ -21,6 +21,10 @@ class Front(Protocol):
         """The complete response in one piece: ``data[:end]`` is the head, the rest the body."""
         ...
 
+    def begin(self, head: ResponseHead, data: bytes, end: int) -> None:
+        """Head and first body bytes of a response of known length, as received."""
+        ...
+
     def respond(self, head: ResponseHead, body: bytes, ended: bool) -> None:
         """The head of the final response, with the first body bytes."""
         ...

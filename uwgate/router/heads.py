@@ -82,7 +82,7 @@ def uwsgi_packet(exchange: Exchange) -> bytes:
         extra,
         gateway.uwsgi_tail,
     )
-    if gateway.timed:
+    if gateway.timed > 1:
         exchange.packet_size = len(whole)
         exchange.variables_sent = whole
     return whole

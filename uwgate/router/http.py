@@ -76,8 +76,8 @@ def _listener_name(settings: ListenerSettings, sock: socket.socket) -> tuple[str
 class HttpGateway:
     """Everything that the requests of one worker share.
 
-    ``timed``: durations are measured (a request log or statistics want them). ``log`` takes one line
-    for the main log.
+    ``timed``: 0, 1 if durations are summed (``measured``: statistics want them), 2 if a request log
+    wants every fact. ``log`` takes one line for the main log.
     """
 
     def __init__(
@@ -88,12 +88,13 @@ class HttpGateway:
         request_log: RequestLog | None = None,
         server_name: bytes = b"localhost",
         log: Callable[[str], None] = print,
+        measured: bool = False,
     ) -> None:
         self.settings = settings
         self.loop = loop
         self.log = log
         self.request_log = request_log
-        self.timed = request_log is not None
+        self.timed = 2 if request_log is not None else int(measured)
         self.server_name = server_name
         self.default_key = server_name.decode("ascii", "replace").lower()
         self.clock = Clock(loop)
@@ -170,9 +171,8 @@ class HttpGateway:
         self._on_drained = on_drained
         self.draining = True
         self.keepalive = False
-        for listener in self.listeners:
-            if listener.server is not None:
-                listener.server.close()
+        # One more round of the loop first: who connected before the signal is still served.
+        self.loop.call_later(0.01, self._close_listeners)
         for front in list(self.fronts):
             front.drain()
         for node in self._all_nodes():
@@ -180,10 +180,17 @@ class HttpGateway:
                 back.transport.close()
         self.check_drained()
 
+    def _close_listeners(self) -> None:
+        for listener in self.listeners:
+            if listener.server is not None:
+                listener.server.close()
+                listener.server = None
+        self.check_drained()
+
     @property
     def drained(self) -> bool:
-        """Whether no client connection is left."""
-        return not self.fronts
+        """Whether no client connection is left, nor can come."""
+        return not self.fronts and all(listener.server is None for listener in self.listeners)
 
     def check_drained(self) -> None:
         """Tell whoever asked, once nothing is left."""
@@ -195,9 +202,7 @@ class HttpGateway:
         """Cut what is left and free everything."""
         self.draining = True
         self.keepalive = False
-        for listener in self.listeners:
-            if listener.server is not None:
-                listener.server.close()
+        self._close_listeners()
         for task in self._tasks:
             task.cancel()
         for front in list(self.fronts):
@@ -319,8 +324,7 @@ class HttpGateway:
         """Count the time of a request and log its facts."""
         exchange, request = front.exchange, front.request
         started = exchange.started_at or now
-        total = int((now - started) * 1e6)
-        self.tally.time_micros += total
+        self.tally.seconds += now - started
         if self.request_log is None:
             return
         node, block = exchange.node, front.block
@@ -337,7 +341,7 @@ class HttpGateway:
                 started=time.time() - (now - started),
                 connect_micros=_since(started, exchange.connected_at),
                 first_byte_micros=_since(started, exchange.first_byte_at),
-                total_micros=total,
+                total_micros=int((now - started) * 1e6),
                 request_body=exchange.request_size,
                 response_head=front.head_bytes,
                 response_body=front.sent_bytes,

@@ -100,7 +100,8 @@ class Http1Front(Http1Responses, asyncio.Protocol):
             self.preface = Preface.for_peer(gateway.settings, self.client)
             if self.preface is not None:
                 self.stage = PREFACE
-        self.deadline = gateway.clock.now + gateway.settings.headers_timeout
+        limit = 1.0 if gateway.draining else gateway.settings.headers_timeout
+        self.deadline = gateway.clock.now + limit
         gateway.clock.watch(self)
 
     def set_client(self, address: bytes, port: int, *, tls: bool) -> None:

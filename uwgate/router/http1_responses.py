@@ -129,17 +129,42 @@ class Http1Responses:
         tally = gateway.tally
         tally.responses[head.status] += 1
         tally.tx += len(out)
-        if gateway.timed:
+        timed = gateway.timed
+        if timed == 1:
+            tally.seconds += time.monotonic() - self.exchange.started_at
+        elif timed:
             self.status = head.status
             self.sent_bytes = len(data) - end
             self.head_bytes = len(out) - self.sent_bytes
-        elif not self.buffer and not self.eof:
+            self.log(None)
+        if not self.buffer and not self.eof:
             self.stage = HEAD
             self.deadline = deadline = gateway.clock.now + gateway.idle_limit
             if deadline + 2 < self.due:
                 gateway.clock.watch(self)
             return
-        self._next()
+        self._go_on()
+
+    def begin(self, head: ResponseHead, data: bytes, end: int) -> None:
+        """Head and first body bytes of a response of known length, as received."""
+        if not (self.persist and head.ready and self.request.minor):  # type: ignore[union-attr]
+            self.respond(head, data[end:], False)
+            return
+        size = len(data)
+        if head.clean:
+            self.transport.write(data)
+        else:
+            # Two writes leave in one call, and nothing large is copied.
+            self.transport.write(head.ready)
+            self.transport.write(memoryview(data)[end:])
+            size += len(head.ready) - end
+        tally = self.gateway.tally
+        tally.responses[head.status] += 1
+        tally.tx += size
+        self.framing = PLAIN
+        self.status = head.status
+        self.sent_bytes = len(data) - end
+        self.head_bytes = size - self.sent_bytes
 
     def respond(self, head: ResponseHead, body: bytes, ended: bool) -> None:
         """The head of the final response, with the first body bytes."""
@@ -225,9 +250,12 @@ class Http1Responses:
 
     def _next(self) -> None:
         """The request is served: log it, then the next one, or close."""
+        self.log(None)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """On to the next request, or close."""
         gateway = self.gateway
-        if gateway.timed:
-            self.log(None)
         if not self.persist or self.stage != WAIT:
             self.close()
             return
@@ -287,14 +315,11 @@ class Http1Responses:
             and not self.gateway.draining
         )
         self.answer(failure)
+        self.gateway.tally.errors[failure] += 1
         self.log(failure)
         if self.persist:
-            self.gateway.tally.errors[failure] += 1
-            timed, self.gateway.timed = self.gateway.timed, False
-            self._next()
-            self.gateway.timed = timed
+            self._go_on()
         else:
-            self.gateway.tally.errors[failure] += 1
             self.linger()
 
     def answer(self, failure: Failure) -> None:

@@ -23,7 +23,7 @@ class Tally:
         "responses",
         "retries",
         "rx",
-        "time_micros",
+        "seconds",
         "tunnels",
         "tx",
     )
@@ -41,7 +41,7 @@ class Tally:
         self.tunnels = 0  # upgraded connections since start
         self.rx = 0  # bytes received from clients
         self.tx = 0  # bytes sent to clients
-        self.time_micros = 0  # sum of request durations, where they were measured
+        self.seconds = 0.0  # sum of request durations, where they are measured
 
     def snapshot(self) -> dict[str, object]:
         """Plain values for JSON.
@@ -54,8 +54,9 @@ class Tally:
         plain: dict[str, object] = {
             name: getattr(self, name)
             for name in self.__slots__
-            if name not in ("errors", "responses")
+            if name not in ("errors", "responses", "seconds")
         }
+        plain["time_micros"] = int(self.seconds * 1e6)
         plain["responses"] = {str(i): n for i, n in enumerate(self.responses) if n}
         plain["errors"] = {failure.word: n for failure, n in self.errors.items()}
         return plain

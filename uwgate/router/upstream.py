@@ -310,7 +310,7 @@ class HttpBack(Back, asyncio.Protocol):
             self.transport.write(head)
             exchange.phase = SENT
             exchange.back = self
-            if exchange.gateway.timed:
+            if exchange.gateway.timed > 1:
                 exchange.connected_now()
             return
         self.usual = False
@@ -346,11 +346,19 @@ class HttpBack(Back, asyncio.Protocol):
                     self.receive(data)  # once more, to say what is wrong
                     return
                 node.last_head, node.last_parsed = data[:end], head
-            if head.usual and head.length == size - end:
-                self.exchange = None
-                self._park()
-                exchange.whole(head, data, end)
-                return
+            if head.usual:
+                left = head.length - size + end
+                if not left:
+                    self.exchange = None
+                    self._park()
+                    exchange.whole(head, data, end)
+                    return
+                if left > 0:
+                    self.left = left
+                    self.state = LENGTH
+                    self.keep = True
+                    exchange.begin(head, data, end)
+                    return
         self.receive(data)
 
     def eof_received(self) -> bool:

@@ -138,7 +138,7 @@ class UwsgiBack(Back):
         gateway.tally.node_connects += 1
         if exchange.request_ended and not exchange.pending and exchange.plain:
             exchange.phase = SENT
-            if gateway.timed:
+            if gateway.timed > 1:
                 exchange.connected_now()
             if gateway.short_connect:
                 exchange.front.deadline = gateway.clock.now + gateway.request_limit

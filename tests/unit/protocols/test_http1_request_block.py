@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from http1_tools import PLAIN, block_of, decode, fault, forwarded, parse
+from http1_tools import PLAIN, block_of, decode, facts, fault, forwarded, parse
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from uwgate.protocols.http1 import Fault
+from uwgate.protocols.http1 import Fault, Http1Error
 from uwgate.protocols.http1_request import CHUNKED, RequestParser, RequestPolicy
 
 TRUSTED = RequestPolicy(trusted=True)
@@ -338,6 +340,24 @@ def test_forwarding_fields_of_anybody_else_are_not_read() -> None:
     assert (block.x_for, block.x_proto, block.forwarded_in) == (b"", b"", b"")
 
 
+@pytest.mark.parametrize(
+    ("policy", "lines", "simple"),
+    [
+        (RequestPolicy(), (), True),
+        (RequestPolicy(), (b"X-Forwarded-For: 1.1.1.1",), True),
+        (TRUSTED, (), True),
+        (TRUSTED, (b"X-Forwarded-Host: h",), True),
+        (TRUSTED, (b"X-Forwarded-For: 1.1.1.1",), False),  # to be extended
+        (TRUSTED, (b"X-Forwarded-Proto: https",), False),
+        (RequestPolicy(forwarded=True), (), False),
+    ],
+)
+def test_blocks_that_leave_something_to_say(
+    policy: RequestPolicy, lines: tuple[bytes, ...], simple: bool
+) -> None:
+    assert parse(b"Host: h", *lines, policy=policy).simple is simple
+
+
 # --- uwsgi variables ------------------------------------------------------------------------------
 
 
@@ -422,6 +442,27 @@ def test_a_large_block_is_parsed_every_time() -> None:
     results = [parser.parse(raw) for _ in range(4)]
     assert len({id(result) for result in results}) == 4
     assert len({result.forward for result in results}) == 1
+
+
+_LINES = [
+    b"Host: h", b"Host: other", b"Content-Length: 5", b"Transfer-Encoding: chunked", b"Connection: x-a",
+    b"Connection: close", b"X-A: 1", b"x-a:2", b"X_A: 3", b"Cookie: a", b"bad", b"Expect: 100-continue",
+    b"Accept-Encoding: gzip", b"X-Forwarded-For: 1.1.1.1", b"Via: 1.1 a",
+]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(_LINES), max_size=5), max_size=8))
+def test_a_parser_that_remembers_says_what_a_new_one_says(blocks: list[list[bytes]]) -> None:
+    old = RequestParser(TRUSTED)
+    for raw in [block_of(*lines) for lines in blocks] * 2:
+        results = []
+        for parser in (old, RequestParser(TRUSTED)):
+            try:
+                results.append(facts(parser.parse(raw)))
+            except Http1Error as error:
+                results.append({"fault": error.fault})
+        assert results[0] == results[1]
 
 
 def test_ten_thousand_different_blocks_change_no_result() -> None:

@@ -54,7 +54,16 @@ def test_methods_are_case_sensitive(minor: bytes) -> None:
 
 @pytest.mark.parametrize(
     "version",
-    [b"HTTP/2", b"HTTP/2.0", b"HTTP/3", b"HTTP/0.9", b"HTTP/1.2", b"HTTP/1.10", b"HTTP/1", b"HTTP/9.9"],
+    [
+        b"HTTP/2",
+        b"HTTP/2.0",
+        b"HTTP/3",
+        b"HTTP/0.9",
+        b"HTTP/1.2",
+        b"HTTP/1.10",
+        b"HTTP/1",
+        b"HTTP/9.9",
+    ],
 )
 def test_other_versions_are_told_from_garbage(version: bytes) -> None:
     assert _fault(b"GET / " + version) is Fault.BAD_VERSION
@@ -100,7 +109,9 @@ def test_lines_that_are_refused(line: bytes) -> None:
 # --- forms of the target (§3.2) ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", [b"/", b"//", b"/a//b", b"/?", b"/a?b=c?d", b"/%zz", b"/\\", b'/"<>'])
+@pytest.mark.parametrize(
+    "target", [b"/", b"//", b"/a//b", b"/?", b"/a?b=c?d", b"/%zz", b"/\\", b'/"<>']
+)
 def test_origin_form_is_passed_on_byte_for_byte(target: bytes) -> None:
     line = b"GET " + target + b" HTTP/1.1"
     assert _facts(parse_request_line(line)) == (b"GET", target, 1, b"", line)
@@ -189,7 +200,8 @@ def test_plain_requests(line: bytes, plain: bool) -> None:
     ("method", "repeatable"),
     [
         (b"GET", True), (b"HEAD", True), (b"OPTIONS", True), (b"TRACE", True), (b"PUT", True),
-        (b"DELETE", True), (b"POST", False), (b"PATCH", False), (b"CONNECT", False), (b"get", False),
+        (b"DELETE", True), (b"POST", False), (b"PATCH", False), (b"CONNECT", False),
+        (b"get", False),
     ],
 )  # fmt: skip
 def test_idempotent_methods(method: bytes, repeatable: bool) -> None:

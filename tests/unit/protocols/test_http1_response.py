@@ -16,6 +16,7 @@ from uwgate.protocols.http1_response import (
 )
 
 DATE = b"Date: Sat, 21 Nov 2026 09:00:00 GMT"
+PLAIN = ResponsePolicy()
 GZIP = ResponsePolicy(gzip=True)
 
 
@@ -28,7 +29,7 @@ def facts(head: ResponseHead) -> dict[str, object]:
 
 
 def parse(
-    *lines: bytes, status: bytes = b"HTTP/1.1 200 OK", policy: ResponsePolicy = ResponsePolicy()
+    *lines: bytes, status: bytes = b"HTTP/1.1 200 OK", policy: ResponsePolicy = PLAIN
 ) -> ResponseHead:
     """The meaning of a head, the same when it is remembered."""
     raw = head_of(*lines, status=status)
@@ -76,8 +77,10 @@ def test_status_lines(line: bytes, status: int, first: bytes) -> None:
     [
         b"", b"HTTP/1.1", b"HTTP/1.1 ", b"HTTP/1.1 20", b"HTTP/1.1 2000", b"HTTP/1.1 099 x",
         b"HTTP/1.1 600 x", b"HTTP/1.1 +20 x", b"HTTP/1.1 2_0 x", b"HTTP/1.1 \xb2\xb2\xb2 x",
-        b"HTTP/1.1  200 OK", b"HTTP/1.1\t200 OK", b"HTTP/1.2 200 OK", b"HTTP/2 200", b"HTTP/2.0 200 OK",
-        b"http/1.1 200 OK", b"ICY 200 OK", b" HTTP/1.1 200 OK", b"HTTP/1.1 200OK", b"HTTP/1.1 200 a\x00",
+        b"HTTP/1.1  200 OK", b"HTTP/1.1\t200 OK", b"HTTP/1.2 200 OK", b"HTTP/2 200",
+        b"HTTP/2.0 200 OK",
+        b"http/1.1 200 OK", b"ICY 200 OK", b" HTTP/1.1 200 OK", b"HTTP/1.1 200OK",
+        b"HTTP/1.1 200 a\x00",
         b"HTTP/1.1 200 a\nb", b"HTTP/1.1 200 a\rb", b"HTTP/1.1 200 \x7f", b"HTTP/1.1 200 a\x0bb",
     ],
 )  # fmt: skip
@@ -315,8 +318,9 @@ def test_ten_thousand_different_heads_change_no_result() -> None:
 
 
 _LINES = [
-    b"Content-Length: 5", b"Transfer-Encoding: chunked", b"Connection: close", b"Connection: x-a, date",
-    b"X-A: 1", b"x-a:2", DATE, b"Keep-Alive: x", b"Set-Cookie: a", b"bad", b"Vary: *",
+    b"Content-Length: 5", b"Transfer-Encoding: chunked", b"Connection: close",
+    b"Connection: x-a, date", b"X-A: 1", b"x-a:2", DATE, b"Keep-Alive: x", b"Set-Cookie: a", b"bad",
+    b"Vary: *",
     b"uWSGI-Encoding: gzip", b"Upgrade: b",
 ]  # fmt: skip
 

@@ -156,7 +156,8 @@ def test_what_teaches_nothing(before: tuple[bytes, ...], now: tuple[bytes, ...])
     "name",
     [
         b"Host", b"Content-Length", b"Transfer-Encoding", b"Connection", b"Keep-Alive", b"Upgrade",
-        b"Proxy-Connection", b"TE", b"Expect", b"Forwarded", b"X-Forwarded-For", b"X-Forwarded-Host",
+        b"Proxy-Connection", b"TE", b"Expect", b"Forwarded", b"X-Forwarded-For",
+        b"X-Forwarded-Host",
         b"X-Forwarded-Proto", b"Via", b"Proxy", b"Accept-Encoding", b"HTTP2-Settings", b"X_Id",
         b"Content_Length",
     ],
@@ -207,11 +208,13 @@ def test_every_comparison_costs_an_attempt() -> None:
 # --- equivalence ----------------------------------------------------------------------------------
 
 _NAMES = [
-    b"Host", b"X-Id", b"x-id", b"X_Id", b"Cookie", b"cookie", b"Traceparent", b"Connection", b"Accept",
+    b"Host", b"X-Id", b"x-id", b"X_Id", b"Cookie", b"cookie", b"Traceparent", b"Connection",
+    b"Accept",
     b"Content-Length", b"Content-Type", b"Upgrade", b"X-Forwarded-For", b"Via", b"Expect", b"id",
 ]  # fmt: skip
 _VALUES = [
-    b"", b"0", b"5", b"h", b"close", b"X-Id", b"cookie, close", b"upgrade", b" a=b\t", b"100-continue",
+    b"", b"0", b"5", b"h", b"close", b"X-Id", b"cookie, close", b"upgrade", b" a=b\t",
+    b"100-continue",
     b"\x00", b"x\ny", b"x\r", b"host",
 ]  # fmt: skip
 _line = st.tuples(st.sampled_from(_NAMES), st.sampled_from(_VALUES)).map(b":".join)
@@ -220,7 +223,7 @@ _varied = st.lists(st.sampled_from([b"X-Id", b"Cookie", b"Traceparent"]), max_si
 
 
 def _by_name(lines: list[bytes]) -> dict[bytes, list[bytes]]:
-    """Lines in order, apart for each name: all that the order of fields may mean (RFC 9110 §5.3)."""
+    """Lines in order, each name apart: all that their order may mean (RFC 9110 §5.3)."""
     names: dict[bytes, list[bytes]] = defaultdict(list)
     for line in lines:
         names[line.split(b":")[0].lower()].append(line)
@@ -235,7 +238,7 @@ def _said(block: RequestBlock) -> dict[str, object]:
 
 
 def _agree(varying: VaryingLines, raw: bytes) -> None:
-    """What ``cut`` leaves and keeps means what ``raw`` means; what it makes of garbage is refused."""
+    """What ``cut`` leaves and keeps means what ``raw`` means, or both are refused."""
     parser = RequestParser(ALLOWING)
     rest = varying.cut(raw)
     if rest is None:
@@ -270,9 +273,7 @@ def test_a_cut_means_what_a_full_parse_says(
     """As the router uses it: learn from two blocks, then cut every block that comes."""
     parser = RequestParser(ALLOWING)
     varying = VaryingLines()
-    before, now = (
-        block_of(*start, *(name + b": %d" % i for name in varied)) for i in range(2)
-    )
+    before, now = (block_of(*start, *(name + b": %d" % i for name in varied)) for i in range(2))
     for raw in (before, now):
         try:
             parser.parse(raw)
@@ -289,7 +290,9 @@ def test_a_cut_means_what_a_full_parse_says(
 @settings(max_examples=300, deadline=None)
 @given(
     data=st.lists(
-        st.sampled_from([b"\r\n", b"\r", b"\n", b"X-Id: 1", b"X-Id:", b"Host: h", b"Cookie: c", b"x"]),
+        st.sampled_from(
+            [b"\r\n", b"\r", b"\n", b"X-Id: 1", b"X-Id:", b"Host: h", b"Cookie: c", b"x"]
+        ),
         max_size=10,
     ).map(b"".join)
 )

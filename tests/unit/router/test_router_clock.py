@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import time
 from collections.abc import Callable
@@ -128,7 +129,7 @@ def test_an_expired_object_may_be_watched_again(story: Story) -> None:
 
 
 def test_now_and_date_advance_once_a_second(story: Story) -> None:
-    steps = [b - a for a, b in zip(story.nows, story.nows[1:], strict=False)]
+    steps = [b - a for a, b in itertools.pairwise(story.nows)]
     assert len(steps) >= 3
     assert all(TICK * 0.9 <= step <= TICK * 2 for step in steps)
     assert story.lagging <= TICK * 2

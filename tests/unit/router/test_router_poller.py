@@ -54,10 +54,10 @@ async def _some_rounds() -> None:
     loop = asyncio.get_running_loop()
     with watched, other:
         for _ in range(5):
-            seen = loop.create_future()
-            loop.add_reader(watched, lambda seen=seen: seen.done() or seen.set_result(None))
+            seen = asyncio.Event()
+            loop.add_reader(watched, seen.set)
             other.send(b"x")
-            await seen
+            await seen.wait()
             watched.recv(1)
         loop.remove_reader(watched)
 

@@ -20,12 +20,7 @@ V2 = (
     + (1234).to_bytes(2, "big")
     + (80).to_bytes(2, "big")
 )
-V2_TLS = (
-    V2_FIXED
-    + b"\x21\x11\x00\x14"
-    + V2[16:]
-    + b"\x20\x00\x05\x01\x00\x00\x00\x00"
-)
+V2_TLS = V2_FIXED + b"\x21\x11\x00\x14" + V2[16:] + b"\x20\x00\x05\x01\x00\x00\x00\x00"
 STUD4 = bytes((socket.AF_INET,)) + socket.inet_aton("192.0.2.1")
 STUD6 = bytes((socket.AF_INET6,)) + socket.inet_pton(socket.AF_INET6, "2001:db8::1")
 REQUEST = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -43,7 +38,12 @@ def stud() -> Preface:
     ("preface", "header", "address", "tls"),
     [
         (proxied, V1, (b"192.0.2.1", 1234), False),
-        (proxied, V1.replace(b"TCP4 192.0.2.1 198.51.100.1", b"TCP6 ::2 ::1"), (b"::2", 1234), False),
+        (
+            proxied,
+            V1.replace(b"TCP4 192.0.2.1 198.51.100.1", b"TCP6 ::2 ::1"),
+            (b"::2", 1234),
+            False,
+        ),
         (proxied, V2, (b"192.0.2.1", 1234), False),
         (proxied, V2_TLS, (b"192.0.2.1", 1234), True),
         (proxied, b"PROXY UNKNOWN\r\n", None, False),
@@ -64,7 +64,9 @@ def test_prefaces(
         assert (reader.address, reader.tls) == (address, tls)
 
 
-@pytest.mark.parametrize("data", [REQUEST, b"POST / HTTP/1.1\r\n", b"PROX / HTTP/1.1\r\n", b"\r\nGET /", b"\x16\x03"])
+@pytest.mark.parametrize(
+    "data", [REQUEST, b"POST / HTTP/1.1\r\n", b"PROX / HTTP/1.1\r\n", b"\r\nGET /", b"\x16\x03"]
+)
 @pytest.mark.parametrize("allowed", [False, True])
 def test_requests_without_a_preface(data: bytes, allowed: bool) -> None:
     reader = proxied(allowed=allowed)
@@ -152,7 +154,12 @@ def test_whose_headers_are_believed(allowed: HttpSettings, client: bytes, believ
 
 def test_which_peers_have_a_preface() -> None:
     off = HttpSettings(listeners=(), stud_prefix=("127.0.0.1", "::1"))
-    for client, has_one in ((b"127.0.0.1", True), (b"::1", True), (b"127.0.0.2", False), (b"", False)):
+    for client, has_one in (
+        (b"127.0.0.1", True),
+        (b"::1", True),
+        (b"127.0.0.2", False),
+        (b"", False),
+    ):
         assert (Preface.for_peer(off, client) is not None) is has_one
     both = settings("10.0.0.0/8", stud=("127.0.0.1",))
     reader = Preface.for_peer(both, b"127.0.0.1")

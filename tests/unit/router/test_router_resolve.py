@@ -83,7 +83,9 @@ def test_ports_that_are_none(text: str) -> None:
 # --- http-use-base --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", ["example.com", "example.com:8080", "127.0.0.1", "[::1]:80", "a_b~c-d"])
+@pytest.mark.parametrize(
+    "key", ["example.com", "example.com:8080", "127.0.0.1", "[::1]:80", "a_b~c-d"]
+)
 def test_a_key_names_a_socket_in_the_base(clock: Clock, key: str) -> None:
     resolver = base(clock)
     found = resolver.pick(key, b"", ())
@@ -97,7 +99,8 @@ def test_a_key_names_a_socket_in_the_base(clock: Clock, key: str) -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        "", ".", "..", "../x", "a/../b", "a/b", "/etc/passwd", "..a", "a..", "a..b", ".hidden", "a\0b",
+        "", ".", "..", "../x", "a/../b", "a/b", "/etc/passwd", "..a", "a..", "a..b", ".hidden",
+        "a\0b",
         "a\nb", "a\n", "a b", "a%2fb", "a\\b", "@app", "é", "a\x7f", "a;b", "a" * 256,
     ],
 )  # fmt: skip
@@ -139,6 +142,18 @@ def test_keys_of_strangers_do_not_fill_the_memory(clock: Clock) -> None:
     assert {each.name for each in known}.isdisjoint({"/run/apps/k0", "/run/apps/k1"})
 
 
+def test_nodes_with_requests_under_way_are_all_kept(clock: Clock) -> None:
+    resolver = base(clock)
+    for i in range(10_001):
+        found = resolver.pick(f"k{i}", b"", ())
+        assert found is not None
+        found.active = 1
+    resolver.pick("last", b"", ())
+    names = {each.name for each in resolver.nodes()}
+    assert {f"/run/apps/k{i}" for i in range(10_001)} <= names | {"/run/apps/k10000"}
+    assert "/run/apps/last" not in names
+
+
 # --- http-use-pattern -----------------------------------------------------------------------------
 
 
@@ -171,7 +186,9 @@ def test_a_key_is_not_a_pattern() -> None:
 class Code:
     """A code mapper around ``function``, and what it logged."""
 
-    def __init__(self, clock: Clock, function: Callable[[str], object], budget: float = 5.0) -> None:
+    def __init__(
+        self, clock: Clock, function: Callable[[str], object], budget: float = 5.0
+    ) -> None:
         self.logged: list[str] = []
         self.resolver = CodeResolver(function, 9, budget, clock, self.logged.append)
 

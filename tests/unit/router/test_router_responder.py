@@ -91,12 +91,9 @@ def test_how_a_body_is_framed(
 def test_compressed_bodies_have_no_length_that_could_be_known() -> None:
     for head in (LENGTH, CHUNKS, BARE):
         for is_head, framing in ((False, CHUNKED), (True, NONE)):
-            assert framing == choose_framing(
-                head, is_head=is_head, minor=1, gzip=True, auto_chunked=False
-            )
-    assert NONE == choose_framing(
-        NO_CONTENT, is_head=False, minor=1, gzip=True, auto_chunked=True
-    )
+            chosen = choose_framing(head, is_head=is_head, minor=1, gzip=True, auto_chunked=False)
+            assert chosen == framing
+    assert choose_framing(NO_CONTENT, is_head=False, minor=1, gzip=True, auto_chunked=True) == NONE
 
 
 # --- heads ----------------------------------------------------------------------------------------
@@ -135,7 +132,8 @@ def test_the_date_of_the_node_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("persist", "connection"), [(True, b"Connection: upgrade"), (False, b"Connection: upgrade, close")]
+    ("persist", "connection"),
+    [(True, b"Connection: upgrade"), (False, b"Connection: upgrade, close")],
 )
 def test_upgrade_required_says_to_what(persist: bool, connection: bytes) -> None:
     """RFC 9110 §15.5.22: 426 must carry Upgrade, and Connection names it."""
