@@ -419,7 +419,7 @@ class VaryingLines:
 
         Only of a whole block, ended by its blank line: of anything else a cut could make one.
         """
-        if not self._names or raw.find(b"\r\n\r\n") + 4 != len(raw):
+        if not self._names:
             return None
         extra: list[bytes] = []
         values: list[bytes] = []
@@ -429,13 +429,16 @@ class VaryingLines:
                 return None
             end = raw.find(b"\r\n", start + 2)
             value = raw[start + len(needle) : end]
-            if VALUE.fullmatch(value) is None:
+            if end < 0 or end - start > _BLOCK_LIMIT or VALUE.fullmatch(value) is None:
                 return None
+            if raw[start - 2 : start] == b"\r\n":
+                return None  # behind the blank line
             extra.append(raw[start:end])
             values.append(value)
             raw = raw[:start] + raw[end:]
         if raw != self._checked:
-            if self._mentioned(raw):
+            end = raw.find(b"\r\n\r\n")
+            if end < 0 or end + 4 != len(raw) or self._mentioned(raw):
                 return None
             self._checked = raw
         self.extra = b"".join(extra)

@@ -18,7 +18,7 @@ TICK = 1.0  # seconds
 
 class Timed(Protocol):
     """What the wheel needs. ``deadline``: clock time in seconds, 0 = none. ``due``: the wheel's own
-    note of the bucket the object is in (0 = none); only the object's owner may reset it."""
+    note of the bucket the object is in (0 = none)."""
 
     deadline: float
     due: int
@@ -39,7 +39,7 @@ class Clock:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._buckets: dict[int, list[Timed]] = {}
+        self._buckets: dict[int, set[Timed]] = {}
         self._handle: asyncio.TimerHandle | None = None
         self.now = time.monotonic()
         self.date = _date()
@@ -62,12 +62,21 @@ class Clock:
         """
         slot = int(item.deadline) + 2
         if not item.due or slot < item.due:
+            if item.due:
+                self.forget(item)
             item.due = slot
             bucket = self._buckets.get(slot)
             if bucket is None:
-                self._buckets[slot] = [item]
+                self._buckets[slot] = {item}
             else:
-                bucket.append(item)
+                bucket.add(item)
+
+    def forget(self, item: Timed) -> None:
+        """Take ``item`` out of the wheel, which would keep it alive until its bucket's turn."""
+        bucket = self._buckets.get(item.due)
+        if bucket is not None:
+            bucket.discard(item)
+        item.due = 0
 
     def _tick(self) -> None:
         self._handle = self._loop.call_later(TICK, self._tick)
@@ -76,7 +85,7 @@ class Clock:
         for slot in range(before, int(self.now) + 1):
             for item in self._buckets.pop(slot, ()):
                 if item.due != slot:
-                    continue  # moved to an earlier bucket, or gone
+                    continue  # forgotten by one that expired a moment ago
                 item.due = 0
                 if not item.deadline:
                     continue

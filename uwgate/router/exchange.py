@@ -6,8 +6,9 @@ side: ``body``, ``body_end``, ``abort``, ``pause``, ``resume``), so that neither
 speaks. HTTP/1 fronts keep one exchange and use it again for every request.
 
 What may be sent again (RFC 9110 §9.2.2): a request of which no byte reached a node, always. A
-request without a body whose connection died before the first response byte: once, if its method is
-safe, or if it is idempotent and the connection was a reused one. Nothing after a response byte.
+request without a body whose connection died before the first response byte: once, over a new
+connection and to another node if there is one, if its method is safe, or if it is idempotent and the
+connection was a reused one. Nothing after a response byte.
 """
 
 from __future__ import annotations
@@ -458,13 +459,12 @@ class Exchange:
             return
         if untouched and not self.resent and self._repeatable(back):
             self._leave(node)
-            self.resent = True
             self.gateway.tally.retries += 1
             self.failure = failure
+            self.resent = True
             if back.reused:
                 self._discard_idle(node)
-                self._connect(node)  # the node closed an idle connection: not its fault
-                return
+            # Elsewhere if possible: who closes an idle connection may be about to die.
             self.tried += (node,)
             other = self.gateway.resolver.pick(
                 self.block.key or self.gateway.default_key, self.front.client, self.tried
@@ -510,7 +510,8 @@ class Exchange:
     def _finish(self) -> None:
         """Free what the request held; the front writes the log when it is done."""
         self.phase = IDLE
-        self.responded = self.resent = False
+        self.responded = False
+        self.resent = False
         self.tried = ()
         if self.counted:
             self.counted = False

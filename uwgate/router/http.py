@@ -24,7 +24,9 @@ from uwgate.protocols.uwsgi import var
 from uwgate.router.balance import Address, Node, NodeGroup
 from uwgate.router.clock import Clock
 from uwgate.router.errors import Failure
+from uwgate.router.exchange import Exchange
 from uwgate.router.facts import RequestFacts, RequestLog
+from uwgate.router.front import Front
 from uwgate.router.http1_front import Http1Front
 from uwgate.router.http1_responses import Http1Responses
 from uwgate.router.poller import Poller
@@ -106,6 +108,7 @@ class HttpGateway:
         self.draining = False
         self.keepalive = settings.keepalive
         self.short_connect = settings.connect_timeout < settings.timeout
+        self.max_head = settings.max_head
         self.request_limit = settings.timeout
         self.idle_limit = settings.keepalive_timeout
         self.has_preface = settings.proxy_protocol or bool(settings.stud_prefix)
@@ -114,6 +117,7 @@ class HttpGateway:
         self._on_drained: Callable[[], None] | None = None
         self._make_parsers()
         self._make_nodes()
+        self.no_exchange = Exchange(self, cast(Front, None))  # of connections that are gone
 
     def _make_parsers(self) -> None:
         settings = self.settings

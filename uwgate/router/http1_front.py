@@ -16,6 +16,7 @@ from uwgate.protocols.http1_request import (
 )
 from uwgate.protocols.http1_request import (
     RequestBlock,
+    RequestLine,
     VaryingLines,
     parse_request_line,
 )
@@ -33,12 +34,14 @@ from uwgate.router.http1_responses import (
     Http1Responses,
 )
 from uwgate.router.preface import Preface, PrefaceError
+from uwgate.router.upstream import RAW
 
 if TYPE_CHECKING:
     from uwgate.router.http import HttpGateway, Listener
 
 _LINGER = 2.0  # seconds a refused client gets to read why
 _BODY_GRACE = 20.0  # seconds before a body's rate counts
+_PREFACE_LIMIT = 8192  # more than any PROXY header
 _PIPELINE_LIMIT = 65536  # bytes of further requests read ahead
 
 FAILURES = {
@@ -66,6 +69,7 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         "reader",
         "reading",
         "scanned",
+        "skipped",
         "varying",
     )
 
@@ -78,6 +82,7 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         self.reader: ChunkedReader | None = None
         self.preface: Preface | None = None
         self.scanned = 0  # bytes of the buffer known to hold no whole head
+        self.skipped = False  # an empty line before the next request line (while ``line`` is empty)
         self.left = 0  # body bytes to come
         self.reading = True
         self.body_bytes = 0
@@ -130,8 +135,10 @@ class Http1Front(Http1Responses, asyncio.Protocol):
             self.uwsgi_constants = b""
 
     def data_received(self, data: bytes) -> None:
-        self.gateway.tally.rx += len(data)
-        if self.stage or self.buffer:
+        gateway = self.gateway
+        size = len(data)
+        gateway.tally.rx += size
+        if self.stage or self.buffer or size > gateway.max_head:
             self._general(data)
             return
         cut = data.find(b"\r\n")
@@ -159,7 +166,6 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         self.line = line
         self.request = request
         self.stage = WAIT
-        gateway = self.gateway
         self.deadline = gateway.clock.now + gateway.request_limit
         exchange.start(request, block, True)
 
@@ -190,11 +196,13 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         self.deadline = 0.0
         self.buffer = None
         if self.exchange.phase != IDLE:
-            tunnel = self.exchange.back is not None and self.exchange.back.state == 4
+            tunnel = self.exchange.back is not None and self.exchange.back.state == RAW
             self.exchange.client_lost()
             if not tunnel:
                 gateway.tally.errors[Failure.CLIENT_CLOSED] += 1
             self.log(None if tunnel else Failure.CLIENT_CLOSED)
+        gateway.clock.forget(self)
+        self.exchange = gateway.no_exchange  # ours points at us: nothing to leave to the collector
         if gateway.draining:
             gateway.check_drained()
 
@@ -253,6 +261,7 @@ class Http1Front(Http1Responses, asyncio.Protocol):
             back = self.exchange.back
             if back is not None:
                 self.deadline = self.gateway.clock.now + self.gateway.settings.timeout
+                self.exchange.request_size += len(data)
                 back.write(data)
         elif stage == HEAD:
             self._append(data)
@@ -278,7 +287,7 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         assert preface is not None
         assert buffer is not None
         try:
-            consumed = preface.read(bytes(buffer[:2048]))
+            consumed = preface.read(bytes(buffer[:_PREFACE_LIMIT]))
         except PrefaceError:
             self._refuse(Failure.BAD_PROXY)
             return
@@ -301,16 +310,18 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         """Find a whole head in the buffer, and begin its request."""
         buffer = self.buffer
         assert buffer is not None
-        if not self.scanned and buffer[:1] == b"\r":
+        if buffer[0] == 0x0D and not (self.skipped and not self.line) and buffer != b"\r":
             # RFC 9112 §2.2: one empty line before the request line is ignored.
-            if buffer[:2] == b"\r\n":
+            if buffer[1] == 0x0A:
+                self.skipped, self.line = True, b""
+                self.scanned = 0
                 del buffer[:2]
             if not buffer:
                 self.buffer = None
                 return
         settings = self.gateway.settings
         end = buffer.find(b"\r\n\r\n", max(0, self.scanned - 3))
-        if 0 <= end <= settings.max_head:
+        if 0 <= end <= settings.max_head - 4:
             head, rest = bytes(buffer[: end + 4]), bytes(buffer[end + 4 :])
             self.buffer = bytearray(rest) if rest else None
             self.scanned = 0
@@ -334,12 +345,11 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         gateway, exchange = self.gateway, self.exchange
         settings = gateway.settings
         self.line = b""
-        self.persist = False
-        self.waited = False
+        self.skipped = self.persist = self.waited = False
+        request = None
         try:
-            request = self.request = gateway.parse_line(line)
+            request = gateway.parse_line(line)
             block = self.parser.parse(raw)
-            self.block = block
             if block.host is None and request.minor:
                 raise Http1Error(Fault.BAD_HOST, "HTTP/1.1 without Host")
             if request.authority:
@@ -347,17 +357,19 @@ class Http1Front(Http1Responses, asyncio.Protocol):
             if block.length == BODY_CHUNKED and not request.minor:
                 raise Http1Error(Fault.BAD_FRAMING, "Transfer-Encoding in HTTP/1.0")
         except Http1Error as error:
-            self._refuse(FAILURES[error.fault])
+            self._refuse(FAILURES[error.fault], request, raw)
             return
+        self.request = request
+        self.block = block
         exchange.extra = exchange.extra_variables = b""
         if request.method == b"CONNECT":
-            self._refuse(Failure.METHOD_REFUSED)
+            self._refuse(Failure.METHOD_REFUSED, request, raw)
             return
         length = block.length
         if (settings.max_body and length > settings.max_body) or (
             block.expect and 1 < settings.manage_expect < length
         ):
-            self._refuse(Failure.BODY_TOO_LARGE)
+            self._refuse(Failure.BODY_TOO_LARGE, request, raw)
             return
         wanted = not block.close if request.minor else block.keep_alive
         self.persist = wanted and gateway.keepalive
@@ -451,9 +463,13 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         self.gateway.tally.errors[Failure.CLIENT_CLOSED] += 1
         self.log(Failure.CLIENT_CLOSED)
 
-    def _refuse(self, failure: Failure) -> None:
-        """A request that is not even begun."""
+    def _refuse(
+        self, failure: Failure, request: RequestLine | None = None, raw: bytes = b""
+    ) -> None:
+        """A request that is not even begun; what is known of it decides on the answer's form."""
         self.persist = False
+        self.request = request
+        self.block = RequestBlock(raw)
         self.gateway.tally.errors[failure] += 1
         self.answer(failure)
         self.gateway.log_refused(self, failure)

@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from uwgate.router.balance import Node
     from uwgate.router.exchange import Exchange
     from uwgate.router.http import HttpGateway
+    from uwgate.router.spool import Spool
 
 # What a back expects next from its node.
 HEAD, LENGTH, CHUNKS, CLOSE, RAW, DONE = range(6)
 
 MAX_RESPONSE_HEAD = 65536
+_SPOOL_PIECE = 65536
 SENT = 4  # exchange.SENT; exchange imports this module
 
 
@@ -276,11 +278,13 @@ class Back:
 class HttpBack(Back, asyncio.Protocol):
     """A keep-alive connection to an HTTP/1.1 node."""
 
-    __slots__ = ("_sock", "deadline", "due", "transport", "usual")
+    __slots__ = ("_blocked", "_pumped", "_sock", "deadline", "due", "transport", "usual")
 
     def __init__(self, gateway: HttpGateway, node: Node, sock: socket.socket) -> None:
         super().__init__(gateway, node)
         self._sock = sock
+        self._blocked = False  # the node does not keep up
+        self._pumped: Spool | None = None  # a body taken in whole that is being sent
         self.transport: asyncio.Transport
         self.deadline = 0.0  # of an idle connection
         self.due = 0
@@ -318,6 +322,21 @@ class HttpBack(Back, asyncio.Protocol):
         self.node.rx += len(head)
         self.transport.write(head)
         exchange.sent(self)
+        if exchange.spool is not None and self.exchange is exchange:
+            # It was meant for a uwsgi node, which could not be reached.
+            self._pumped = exchange.spool
+            self._pump()
+
+    def _pump(self) -> None:
+        """Send a spooled body as chunks, as fast as the node takes it."""
+        spool = self._pumped
+        while spool is not None and not self._blocked:
+            piece = spool.read(_SPOOL_PIECE)
+            if piece:
+                self.write(encode_chunk(piece))
+            else:
+                self.write(last_chunk(b""))
+                self._pumped = spool = None
 
     # --- asyncio.Protocol ---------------------------------------------------------------------
 
@@ -370,18 +389,22 @@ class HttpBack(Back, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.gateway.backs.discard(self)
         self.deadline = 0.0
+        self.gateway.clock.forget(self)
         if self.exchange is not None:
             self.ended(exc is not None)
         elif self in self.node.idle:
             self.node.idle.remove(self)
 
     def pause_writing(self) -> None:
+        self._blocked = True
         if self.exchange is not None:
             self.exchange.front.pause()
 
     def resume_writing(self) -> None:
+        self._blocked = False
         if self.exchange is not None:
             self.exchange.front.resume()
+            self._pump()
 
     # --- Back ---------------------------------------------------------------------------------
 
@@ -390,7 +413,7 @@ class HttpBack(Back, asyncio.Protocol):
         self.transport.write(data)
 
     def abort(self) -> None:
-        self.exchange = None
+        self.exchange = self._pumped = None
         self.deadline = 0.0
         self.transport.abort()
 
@@ -408,6 +431,8 @@ class HttpBack(Back, asyncio.Protocol):
 
     def release(self, *, reusable: bool) -> None:
         self.exchange = None
+        if self._pumped is not None:  # the answer came before all of the body was sent
+            self._pumped, reusable = None, False
         if self.paused:
             self.resume()
         if reusable:

@@ -39,7 +39,7 @@ _BACKLOG_RETRY = 0.01  # seconds; a unix socket whose backlog is full cannot be 
 class UwsgiBack(Back):
     """The connection of one request to one uwsgi node."""
 
-    __slots__ = ("_addresses", "_eof_wanted", "_events", "_held", "_unsent", "fd", "sock")
+    __slots__ = ("_addresses", "_ended", "_eof_wanted", "_events", "_held", "_unsent", "fd", "sock")
 
     def __init__(self, gateway: HttpGateway, node: Node, exchange: Exchange) -> None:
         self.gateway = gateway
@@ -51,7 +51,8 @@ class UwsgiBack(Back):
         self.fd = -1
         self._events = 0
         self._unsent = b""
-        self._eof_wanted = self._held = False  # _held: the front was asked to pause
+        self._eof_wanted = self._ended = False
+        self._held = False  # the front was asked to pause
         self._addresses: tuple[tuple[int, Address], ...] = ()  # to try after this one
 
     # --- connecting ---------------------------------------------------------------------------
@@ -199,6 +200,7 @@ class UwsgiBack(Back):
             return
         if not data:
             if self.state == RAW and self.exchange is not None:
+                self._ended = True
                 self._set_events(self._events & ~READ)
                 self.exchange.front.tunnel_eof()
                 return
@@ -327,5 +329,5 @@ class UwsgiBack(Back):
 
     def resume(self) -> None:
         self.paused = False
-        if self.fd >= 0:
+        if self.fd >= 0 and not self._ended:
             self._set_events(self._events | READ)

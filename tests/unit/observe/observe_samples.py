@@ -47,7 +47,10 @@ def worker(
     tally.connections = connections
     tally.responses[200] = requests
     for name, value in tally_values.items():
-        setattr(tally, name, value)
+        if name == "time_micros":
+            tally.seconds = value / 1e6
+        else:
+            setattr(tally, name, value)
     return {
         "id": identity,
         "pid": int(started) + identity,

@@ -83,6 +83,7 @@ def test_all_lines_of_a_block_may_go() -> None:
         block_of(HOST, b"X-Id: a\nb"),
         block_of(HOST, b"X-Id: a\rb"),
         block_of(HOST, b"X-Id: \x7f"),
+        block_of(HOST, b"X-Id: " + b"a" * 70_000),  # no uwsgi variable holds it
         block_of(HOST, b"X-Id: 1", b"X-Id: 2"),  # lines of one name keep their order
         block_of(HOST, b"X-Id: 1", b"x-iD: 2"),
         block_of(HOST, b"X_Id: 2", b"X-Id: 1"),  # one uwsgi variable
@@ -108,6 +109,7 @@ def test_a_learned_name_inside_a_value_is_no_second_line() -> None:
         b"\r\nHost: h\r\n\r\nX-Id: 1\r\n",  # behind the blank line: not a field
         b"\r\nHost: h\r\n\r\nX-Id: 1\r\n\r\n",
         b"\r\nHost: h\r\nX-Id: 1\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"\r\r\nX-Id: 1\r\n",
         b"\r\nX-Id:",
         b"",
     ],
@@ -298,6 +300,7 @@ def test_a_cut_means_what_a_full_parse_says(
 )
 @example(data=b"\r\nHost: h\r\n\r\nX-Id: 1\r\n")
 @example(data=b"\r\nHost: h\r\n\r\r\nX-Id: 1\n")
+@example(data=b"\r\r\nX-Id: 1\r\n")
 def test_bytes_that_are_no_block_never_become_one(data: bytes) -> None:
     for varying in (learned(b"X-Id"), learned(b"X-Id", b"Cookie")):
         if varying.cut(data) is not None:
