@@ -125,7 +125,6 @@ class HttpSettings:
     auto_chunked: bool = True
     auto_gzip: bool = False
     raw_body: bool = False
-    websockets: bool = True
     chunked_input: bool = False  # uwsgi nodes get chunked bodies still chunked
     manage_source: bool = False
     manage_rtsp: bool = False
@@ -142,7 +141,6 @@ class HttpSettings:
     gid: int | None = None
     quiet: bool = False  # do not log connect failures
     error_pages: dict[int, ErrorPage] = field(default_factory=dict)
-    nodelay: bool = True
 
 
 @dataclass(frozen=True, slots=True)

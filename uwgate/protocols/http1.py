@@ -25,8 +25,8 @@ FIELD = re.compile(
 VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 # request-line = method SP request-target SP HTTP-version               RFC 9112 §3
-# Only single SP separators (§3 lets a recipient be lenient; we are not), no "#" (a fragment is never
-# sent, §3.2), no byte above 0x7e (URIs are ASCII, RFC 3986 §2).
+# Only single SP separators (§3 lets a recipient be lenient; we are not), no "#" (a fragment is
+# never sent, §3.2), no byte above 0x7e (URIs are ASCII, RFC 3986 §2).
 REQUEST_LINE = re.compile(
     rb"([" + TOKEN_CHARS + rb"]+) ([\x21\x22\x24-\x7e]+) HTTP/1\.([01])"
 )

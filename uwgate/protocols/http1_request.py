@@ -57,7 +57,11 @@ _STEERING = frozenset(
     )
 )
 # What a Connection field must not name: removing these would change the meaning of the request.
-_NOT_NOMINABLE = frozenset((b"host", b"content-length", b"content-type", b"cookie", b"authorization"))
+_NOT_NOMINABLE = frozenset(
+    (b"host", b"content-length", b"content-type", b"cookie", b"authorization")
+)
+# Steering fields that are passed on as they are.
+_STEERING_KEPT = frozenset((b"accept-encoding", b"host", b"via"))
 _WHITE_LIST = re.compile(rb"[\x21-\x7e\x80-\xff]+(?:[ \t]+[\x21-\x7e\x80-\xff]+)*")
 
 
@@ -77,8 +81,8 @@ class RequestPolicy:
 class RequestLine:
     """A parsed request line. ``target`` is in origin-form or ``*``; ``authority`` is set if the
     client sent absolute-form (RFC 9112 §3.2.2), else b"". ``line`` is what an HTTP node gets.
-    ``plain``: HTTP/1.1, nothing to rewrite, no CONNECT, not HEAD. ``repeatable``: an idempotent method
-    (RFC 9110 §9.2.2). ``variables``: room for the same as uwsgi
+    ``plain``: HTTP/1.1, nothing to rewrite, no CONNECT, not HEAD. ``repeatable``: an idempotent
+    method (RFC 9110 §9.2.2). ``variables``: room for the same as uwsgi
     variables, filled by the first who needs them."""
 
     __slots__ = (
@@ -272,7 +276,9 @@ class RequestParser:
                 if name == b"content-length":
                     value = value.lstrip(b"0") or b"0"
                     kept.append((name, b"Content-Length: " + value, var(b"CONTENT_LENGTH", value)))
-                elif name in (b"host", b"accept-encoding") or name == b"via" or (name == b"x-forwarded-host" and self.policy.trusted):
+                elif name in _STEERING_KEPT or (
+                    name == b"x-forwarded-host" and self.policy.trusted
+                ):
                     kept.append((name, line, var(header_name(name), value)))
                 continue
             packed = b""
@@ -333,7 +339,7 @@ class RequestParser:
         block.keep_alive = b"keep-alive" in options and not block.close
         if b"upgrade" in options:
             upgrades = fields.values.get(b"upgrade", [])
-            # h2c by Upgrade is obsolete (RFC 9113 §3.1) and a way around the gateway: not offered on.
+            # h2c by Upgrade is obsolete (RFC 9113 §3.1) and a way around the gateway: not offered.
             if len(upgrades) == 1 and _WHITE_LIST.fullmatch(upgrades[0]):
                 offered = [o.split(b"/")[0] for o in upgrades[0].lower().split(b",")]
                 if all(protocol.strip(b" \t") not in (b"h2c", b"h2") for protocol in offered):

@@ -56,11 +56,13 @@ class ResponseHead:
     method is not considered, so a HEAD response still shows what GET would have).
     ``bodiless``: 1xx, 204, 304: no body whatever the fields say.
     ``persistent``: the node keeps the connection.
-    ``lines``: ``HTTP/1.1 200 OK CRLF field CRLF …`` to pass on, without the framing fields, hop-by-hop
-    fields and the final blank line; ``framing``: the Content-Length line or b"".
+    ``lines``: ``HTTP/1.1 200 OK CRLF field CRLF …`` to pass on, without the framing fields, the
+    hop-by-hop fields and the final blank line; ``framing``: the Content-Length line or b"".
     ``ready``: the whole head for a persistent HTTP/1.1 client; b"" if the node sent no Date or the
-    length is not known. ``clean``: ``ready`` is exactly what the node sent. ``usual``: ``ready``, with a
-    body of known length, and the node keeps the connection.
+    length is not known. ``clean``: ``ready`` is exactly what the node sent. ``usual``: ``ready``,
+    with a body of known length, and the node keeps the connection. ``undated``: ``ready`` but for
+    Date and the blank line, where the node sent no Date and the length is known, else b"".
+    ``count``: number of fields passed on.
     """
 
     __slots__ = (

@@ -1,1 +1,1 @@
-"""The event loop: gateways, exchanges and connections to nodes. The only room that knows asyncio."""
+"""Gateways, exchanges and connections to nodes: the only room that knows asyncio transports."""

@@ -1,9 +1,9 @@
 """One coarse clock and deadline wheel a loop; nothing else schedules per-request timers.
 
 A timed object carries its deadline as a plain number and may move it as often as it likes: storing
-it is all the data path pays. The wheel looks at an object when the bucket that it was put into comes
-up, and puts it into a later one if its deadline has moved on meanwhile. Deadlines are therefore kept
-to within a second, late rather than early.
+it is all the data path pays. The wheel looks at an object when the bucket that it was put into
+comes up, and puts it into a later one if its deadline has moved on meanwhile. Deadlines are
+therefore kept to within a second or two, late rather than early.
 """
 
 from __future__ import annotations

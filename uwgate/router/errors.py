@@ -1,8 +1,8 @@
 """Every way a request can fail, in one table: status, log word, what it means.
 
 No connection is closed without one of these reasons. The log word appears in the request log and
-as the ``reason`` label of ``uwgate_errors_total``; the status is what the client gets if nothing of a
-response was sent yet. ``status`` 0: HTTP allows no answer any more (or none was asked for).
+as the ``reason`` label of ``uwgate_errors_total``; the status is what the client gets if nothing of
+a response was sent yet. ``status`` 0: HTTP allows no answer any more (or none was asked for).
 """
 
 from __future__ import annotations

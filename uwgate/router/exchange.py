@@ -1,14 +1,13 @@
 """One request's journey: resolve, pick, connect or borrow, send, relay, retry, finish.
 
-An exchange stands between a *front* (the client's side: ``respond``, ``whole``, ``informational``,
-``data``, ``end``, ``abort``, ``fail``, ``pause``, ``resume``, ``upgraded``) and a *back* (the node's
-side: ``body``, ``body_end``, ``abort``, ``pause``, ``resume``), so that neither knows what the other
-speaks. HTTP/1 fronts keep one exchange and use it again for every request.
+An exchange stands between a *front* (the client's side, ``front.Front``) and a *back* (the node's
+side, ``upstream.Back``), so that neither knows what the other speaks. HTTP/1 fronts keep one
+exchange and use it again for every request.
 
 What may be sent again (RFC 9110 §9.2.2): a request of which no byte reached a node, always. A
 request without a body whose connection died before the first response byte: once, over a new
-connection and to another node if there is one, if its method is safe, or if it is idempotent and the
-connection was a reused one. Nothing after a response byte.
+connection and to another node if there is one, if its method is safe, or if it is idempotent and
+the connection was a reused one. Nothing after a response byte.
 """
 
 from __future__ import annotations

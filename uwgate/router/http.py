@@ -349,7 +349,7 @@ class HttpGateway:
                 request_body=exchange.request_size,
                 response_head=front.head_bytes,
                 response_body=front.sent_bytes,
-                response_fields=0,
+                response_fields=front.fields,
                 node=node.name if node is not None else "",
                 attempts=exchange.attempts,
                 failure=failure,

@@ -322,8 +322,10 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         settings = self.gateway.settings
         end = buffer.find(b"\r\n\r\n", max(0, self.scanned - 3))
         if 0 <= end <= settings.max_head - 4:
-            head, rest = bytes(buffer[: end + 4]), bytes(buffer[end + 4 :])
-            self.buffer = bytearray(rest) if rest else None
+            head = bytes(buffer[: end + 4])
+            del buffer[: end + 4]  # moves no bytes
+            if not buffer:
+                self.buffer = None
             self.scanned = 0
             cut = head.find(b"\r\n")
             self._begin(head[:cut], head[cut:])

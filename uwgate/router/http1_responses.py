@@ -43,6 +43,7 @@ class Http1Responses:
         "due",
         "eof",
         "exchange",
+        "fields",
         "framing",
         "gateway",
         "gzip",
@@ -81,6 +82,7 @@ class Http1Responses:
         self.framing = NONE
         self.gzip: responder.Gzip | None = None
         self.status = 0
+        self.fields = 0  # of the response
         self.head_bytes = 0
         self.sent_bytes = 0
 
@@ -134,6 +136,7 @@ class Http1Responses:
             tally.seconds += time.monotonic() - self.exchange.started_at
         elif timed:
             self.status = head.status
+            self.fields = head.count
             self.sent_bytes = len(data) - end
             self.head_bytes = len(out) - self.sent_bytes
             self.log(None)
@@ -163,6 +166,7 @@ class Http1Responses:
         tally.tx += size
         self.framing = PLAIN
         self.status = head.status
+        self.fields = head.count
         self.sent_bytes = len(data) - end
         self.head_bytes = size - self.sent_bytes
 
@@ -194,6 +198,7 @@ class Http1Responses:
         tally = gateway.tally
         tally.responses[head.status] += 1
         self.status = head.status
+        self.fields = head.count
         self.head_bytes = len(out)
         self.sent_bytes = 0
         if body and framing != NONE:
@@ -337,6 +342,7 @@ class Http1Responses:
         gateway.tally.responses[failure.status] += 1
         gateway.tally.tx += len(out)
         self.status = failure.status
+        self.fields = out.count(b"\r\n", 0, len(out) - size) - 2
         self.sent_bytes = size
         self.head_bytes = len(out) - size
         self.transport.write(out)

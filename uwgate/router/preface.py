@@ -1,8 +1,8 @@
 """What may stand before the first request of a connection: a PROXY header, or a stud prefix.
 
-PROXY protocol (v1 and v2) with ``http-enable-proxy-protocol``: believed from anybody, as uWSGI does,
-unless ``http-trusted-proxy`` names whom to believe; a header from anybody else is refused. The stud
-prefix (family octet and address of a TLS off-loader) is expected from the peers that
+PROXY protocol (v1 and v2) with ``http-enable-proxy-protocol``: believed from anybody, as uWSGI
+does, unless ``http-trusted-proxy`` names whom to believe; a header from anybody else is refused.
+The stud prefix (family octet and address of a TLS off-loader) is expected from the peers that
 ``http-stud-prefix`` names.
 """
 

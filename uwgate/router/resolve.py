@@ -140,7 +140,7 @@ class BaseResolver:
 
 
 def pattern_template(pattern: str) -> Callable[[str], str]:
-    """uWSGI's pattern: ``%s`` is the key, ``%%`` a percent sign, ``%(`` stays, other ``%x`` vanish."""
+    """uWSGI's pattern: ``%s`` is the key, ``%%`` is ``%``, ``%(`` stays, other ``%x`` vanish."""
     parts = re.split(r"(%.)", pattern, flags=re.DOTALL)
     fixed = {"%%": "%", "%(": "%("}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from uwgate.protocols.chunked import (
@@ -481,7 +482,7 @@ async def _connect_http(gateway: HttpGateway, node: Node, exchange: Exchange) ->
                 if family == socket.AF_UNIX
                 else gateway.loop.create_connection
             )
-            _transport, back = await connection(lambda: HttpBack(gateway, node, sock), sock=sock)
+            _transport, back = await connection(partial(HttpBack, gateway, node, sock), sock=sock)
         except OSError as error:
             sock.close()
             reason = error

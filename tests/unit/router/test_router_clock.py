@@ -69,8 +69,12 @@ class Story:
         clock.watch(self.twice)
         self.removed = Item(clock, 0.5)
         self.removed.deadline = 0.0
-        self.owned = Item(clock, 0.5)
-        self.owned.due = 0
+        self.forgotten = Item(clock, 0.5)
+        clock.forget(self.forgotten)
+        clock.forget(self.forgotten)
+        self.rivals = [Item(clock, 0.0), Item(clock, 0.0)]
+        self.rivals[0].then = lambda: clock.forget(self.rivals[1])
+        self.rivals[1].then = lambda: clock.forget(self.rivals[0])
         self.again = Item(clock, 0.0)
         self.again.then = self._once_more
         self.rounds = 0
@@ -120,8 +124,15 @@ def test_an_object_without_a_deadline_leaves_the_wheel(story: Story) -> None:
     assert story.removed.due == 0
 
 
-def test_an_owner_may_take_its_object_out(story: Story) -> None:
-    assert story.owned.expiries == []
+def test_a_forgotten_object_never_expires(story: Story) -> None:
+    assert story.forgotten.expiries == []
+    assert story.forgotten.due == 0
+
+
+def test_what_expires_may_make_another_forgotten(story: Story) -> None:
+    """Of two that are due in the same tick too: whichever comes first."""
+    assert sum(len(item.expiries) for item in story.rivals) == 1
+    assert [item.due for item in story.rivals] == [0, 0]
 
 
 def test_an_expired_object_may_be_watched_again(story: Story) -> None:
