@@ -62,7 +62,9 @@ class ResponseHead:
     length is not known. ``clean``: ``ready`` is exactly what the node sent. ``usual``: ``ready``,
     with a body of known length, and the node keeps the connection. ``undated``: ``ready`` but for
     Date and the blank line, where the node sent no Date and the length is known, else b"".
-    ``count``: number of fields passed on.
+    ``now_dated``, ``dated_with``: room for ``undated`` with the Date line of this second.
+    ``whole``: ``ready`` or ``undated``, with a body of known length: all that a plain request
+    needs. ``count``: number of fields passed on.
     """
 
     __slots__ = (
@@ -70,10 +72,12 @@ class ResponseHead:
         "clean",
         "count",
         "dated",
+        "dated_with",
         "framing",
         "gzip",
         "length",
         "lines",
+        "now_dated",
         "persistent",
         "ready",
         "status",
@@ -81,6 +85,7 @@ class ResponseHead:
         "upgrade",
         "usual",
         "vary",
+        "whole",
     )
 
     def __init__(self) -> None:
@@ -97,6 +102,8 @@ class ResponseHead:
         self.gzip = False
         self.usual = False
         self.undated = b""
+        self.dated_with = self.now_dated = b""
+        self.whole = False
         self.vary = False  # Vary already names Accept-Encoding or *
         self.count = 0
 
@@ -216,6 +223,7 @@ class ResponseParser:
         if not head.dated:
             if head.framing and not head.bodiless:
                 head.undated = head.lines + head.framing
+                head.whole = True
             return
         if head.framing or head.bodiless:
             # The field order is kept where nothing had to go: the node's own bytes.
@@ -230,4 +238,5 @@ class ResponseParser:
                 and raw[12:13] == b" "
             )
             head.ready = raw if head.clean else whole
+            head.whole = head.length >= 0 and not head.bodiless
             head.usual = head.persistent and head.length >= 0 and not head.bodiless

@@ -49,6 +49,7 @@ class Node:
         "modifier1",
         "modifier2",
         "name",
+        "one_shot",
         "protocol",
         "requests",
         "rx",
@@ -64,6 +65,8 @@ class Node:
         self.modifier1 = settings.modifier1 or 0
         self.modifier2 = settings.modifier2 or 0
         self.weight = settings.weight
+        # A uwsgi node whose address needs no looking up.
+        self.one_shot = self.protocol == "uwsgi" and bool(fixed_address(settings.endpoint))
         self.fallback = fallback
         self.addresses: tuple[tuple[int, Address], ...] = fixed_address(settings.endpoint)
         self.dead_until = 0.0

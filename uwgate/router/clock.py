@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Protocol
 
@@ -31,14 +32,18 @@ class Timed(Protocol):
 class Clock:
     """``now``: monotonic seconds, at most a tick old. ``date``: the Date field line for responses.
 
-    Deadlines are ``now + limit``: ``now`` may lag by a tick, so an object is expired only when its
+    ``on_tick`` is called with every new ``now``, before deadlines are looked at. Deadlines are
+    ``now + limit``: ``now`` may lag by a tick, so an object is expired only when its
     deadline lies a whole tick back.
     """
 
-    __slots__ = ("_buckets", "_handle", "_loop", "date", "now")
+    __slots__ = ("_buckets", "_handle", "_loop", "_on_tick", "date", "now")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, on_tick: Callable[[float], None] | None = None
+    ) -> None:
         self._loop = loop
+        self._on_tick = on_tick
         self._buckets: dict[int, set[Timed]] = {}
         self._handle: asyncio.TimerHandle | None = None
         self.now = time.monotonic()
@@ -60,7 +65,7 @@ class Clock:
 
         Needed when it is not in the wheel (``due`` 0) or its deadline moved before ``due``.
         """
-        slot = int(item.deadline) + 2
+        slot = max(int(item.deadline) + 2, int(self.now) + 1)
         if not item.due or slot < item.due:
             if item.due:
                 self.forget(item)
@@ -82,6 +87,8 @@ class Clock:
         self._handle = self._loop.call_later(TICK, self._tick)
         before, self.now = int(self.now), time.monotonic()
         self.date = _date()
+        if self._on_tick is not None:
+            self._on_tick(self.now)
         for slot in range(before, int(self.now) + 1):
             for item in self._buckets.pop(slot, ()):
                 if item.due != slot:
@@ -90,9 +97,16 @@ class Clock:
                 if not item.deadline:
                     continue
                 if item.deadline + TICK <= self.now:
-                    item.expired()
+                    self._expire(item)
                 else:
                     self.watch(item)
+
+    def _expire(self, item: Timed) -> None:
+        try:
+            item.expired()
+        except Exception as error:  # one object's fault must not spare the others
+            context = {"message": "deadline handler failed", "exception": error}
+            self._loop.call_exception_handler(context)
 
 
 def _date() -> bytes:

@@ -27,7 +27,7 @@ from uwgate.router.front import Front
 from uwgate.router.resolve import ResolveTimeoutError
 from uwgate.router.spool import Spool, SpoolFullError
 from uwgate.router.upstream import HttpBack, connect_http
-from uwgate.router.upstream_uwsgi import UwsgiBack
+from uwgate.router.upstream_uwsgi import UwsgiBack, connect_uwsgi
 
 if TYPE_CHECKING:
     from uwgate.router.http import HttpGateway
@@ -50,14 +50,16 @@ class Exchange:
         "back",
         "block",
         "connected_at",
-        "counted",
         "extra",
         "extra_variables",
         "failure",
         "first_byte_at",
         "front",
         "gateway",
+        "head",
         "node",
+        "packet",
+        "packet_node",
         "packet_size",
         "paused_front",
         "pending",
@@ -91,11 +93,13 @@ class Exchange:
         self.block: RequestBlock
         self.extra = b""
         self.extra_variables = b""
+        self.head = b""  # of a plain request, for HTTP nodes
+        self.packet = b""  # the same for uwsgi nodes, made when one is picked
+        self.packet_node: Node | None = None  # whose modifiers are in it
         self.pending: list[bytes] = []
         self.pending_size = 0
         self.trailer = b""  # of a body that was complete before there was a connection
         self.paused_front = False
-        self.counted = False  # in node.active
         self.raw = False
         self.started_at = 0.0
         self.connected_at = 0.0
@@ -114,48 +118,75 @@ class Exchange:
 
     # --- from the front -----------------------------------------------------------------------
 
-    def start(self, request: RequestLine, block: RequestBlock, ended: bool) -> None:
-        """Begin; ``ended``: there is no body. The front has set its deadline.
+    def start(
+        self, request: RequestLine, block: RequestBlock, ended: bool, raw: bool = False
+    ) -> None:
+        """Begin; ``ended``: there is no body, ``raw``: the session becomes a tunnel as soon as the
+        head is sent. The front has set its deadline.
 
         What a request leaves behind is cleared by ``_finish``, and only if it was touched.
         """
         self.request = request
         self.block = block
         self.request_ended = ended
+        self.packet = b""
+        self.raw = raw
         # Nothing but a head to send, and a response framed as its head says.
-        self.plain = ended and block.simple and request.plain
-        gateway = self.gateway
-        gateway.tally.requests += 1
-        if gateway.timed:
-            self.started_at = time.monotonic()
-            if gateway.timed > 1:
-                self.connected_at = self.first_byte_at = 0.0
-                self.response_size = self.request_size = self.packet_size = 0
-                self.variables_sent = b""
-        turn = gateway.turn
+        self.plain = plain = ended and block.simple and request.plain
+        if plain and request.repeatable:
+            self.head = b"".join((request.line, block.forward, self.extra, self.front.http_tail))
+            self.again()
+            return
+        self._count()
+        self.attempts = 0
+        self.node = None
+        self.phase = RESOLVING
+        turn = self.gateway.turn
         if turn is not None:
             node = turn()
             if not node.dead_until:
-                if ended and request.repeatable:
-                    # The usual case: nothing that could go wrong cannot be tried again.
-                    self.node = node
-                    self.attempts = 1
-                    self.counted = True
-                    node.active += 1
-                    node.requests += 1
-                    if node.idle:
-                        node.idle.pop().begin(self)
-                    else:
-                        self._open(node)
-                    return
-                self.attempts = 0
-                self.phase = RESOLVING
                 self._dispatch(node)
+                return
+        self._pick()
+
+    def again(self) -> None:
+        """Begin the same request as the last one, which was plain and repeatable: the usual case,
+        where nothing can go wrong that cannot be tried again."""
+        gateway = self.gateway
+        if gateway.timed:
+            self._count()
+        else:
+            gateway.tally.requests += 1
+        turn = gateway.turn
+        if turn is not None:
+            self.node = node = turn()
+            if not node.dead_until:
+                self.attempts = 1
+                node.active += 1
+                node.requests += 1
+                if node.idle:
+                    node.idle.pop().begin(self)
+                elif node.one_shot and not gateway.short_connect:
+                    self.phase = CONNECTING
+                    connect_uwsgi(gateway, node, self)
+                else:
+                    self._open(node)
                 return
         self.attempts = 0
         self.node = None
         self.phase = RESOLVING
         self._pick()
+
+    def _count(self) -> None:
+        """One request more, and when it began."""
+        gateway = self.gateway
+        gateway.tally.requests += 1
+        if gateway.timed:
+            self.started_at = time.monotonic()
+            self.connected_at = self.first_byte_at = 0.0
+            self.response_size = self.request_size = self.packet_size = 0
+            self.variables_sent = b""
+            self.front.forget_response()
 
     def request_data(self, payload: bytes) -> None:
         """Body bytes of the client, without framing."""
@@ -183,8 +214,11 @@ class Exchange:
         if self.spool is not None:
             assert self.node is not None
             self.spool.seal()
+            self.front.deadline = self.gateway.request_deadline
             self._connect(self.node)
         elif self.phase >= SENT:
+            # From here on it is the node's turn: no minimum rate any more.
+            self.front.deadline = self.gateway.request_deadline
             if self.back is not None:
                 self.back.body_end(trailer)
         else:
@@ -262,7 +296,8 @@ class Exchange:
         self.node = node
         if node.protocol == "uwsgi" and self.block.length == CHUNKED:
             settings = self.gateway.settings
-            if not (settings.chunked_input or settings.raw_body) and self.spool is None:
+            chunked = settings.chunked_input or settings.raw_body or self.raw
+            if not chunked and self.spool is None:
                 self._begin_spool()
                 return
         self._connect(node)
@@ -281,7 +316,6 @@ class Exchange:
 
     def _connect(self, node: Node) -> None:
         self.attempts += 1
-        self.counted = True
         node.active += 1
         node.requests += 1
         if node.protocol == "http":
@@ -303,7 +337,7 @@ class Exchange:
         elif node.protocol == "http":
             self.task = connect_http(gateway, node, self)
         else:
-            UwsgiBack(gateway, node, self).connect()
+            connect_uwsgi(gateway, node, self)
 
     async def _look_up(self, node: Node) -> None:
         await self.gateway.look_up([node])
@@ -363,12 +397,12 @@ class Exchange:
             return
         if self.block.expect:
             heads.expect(self)
+        self._resume_front()  # first: the back may ask for a pause again
         pending, self.pending, self.pending_size = self.pending, [], 0
         for payload in pending:
             back.body(payload)
         if self.request_ended:
             back.body_end(self.trailer)
-        self._resume_front()
 
     def _resume_front(self) -> None:
         if self.paused_front:
@@ -381,11 +415,10 @@ class Exchange:
         if self.gateway.timed > 1:
             self.first_byte_at = time.monotonic()
             self.response_size = len(data) - end
-        if self.tried or self.resent or self.spool is not None:
+        if self.tried:
             self._finish()
         else:
             self.phase = IDLE
-            self.counted = False
             self.node.active -= 1  # type: ignore[union-attr]
         self.front.whole(head, data, end)
 
@@ -395,7 +428,7 @@ class Exchange:
         self.responded = True
         self.phase = RELAYING
         gateway = self.gateway
-        self.front.deadline = gateway.clock.now + gateway.request_limit
+        self.front.deadline = gateway.request_deadline
         if gateway.timed > 1:
             self.first_byte_at = time.monotonic()
             self.response_size = len(data) - end
@@ -426,7 +459,7 @@ class Exchange:
         """Body bytes of the node, without framing."""
         gateway = self.gateway
         front = self.front
-        front.deadline = gateway.clock.now + gateway.settings.timeout
+        front.deadline = gateway.request_deadline
         self.response_size += len(payload)
         front.data(payload)
 
@@ -465,9 +498,9 @@ class Exchange:
                 self._discard_idle(node)
             # Elsewhere if possible: who closes an idle connection may be about to die.
             self.tried += (node,)
-            other = self.gateway.resolver.pick(
-                self.block.key or self.gateway.default_key, self.front.client, self.tried
-            )
+            other = None
+            if not self.gateway.mapped:
+                other = self.gateway.resolver.pick(self.block.key, self.front.client, self.tried)
             self._dispatch(other if isinstance(other, Node) else node)
             return
         self.fail(failure)
@@ -502,19 +535,18 @@ class Exchange:
     # --- ends ---------------------------------------------------------------------------------
 
     def _leave(self, node: Node) -> None:
-        if self.counted:
-            self.counted = False
-            node.active -= 1
+        """Done with this node: from CONNECTING on, a request counts as active there."""
+        node.active -= 1
+        self.phase = RESOLVING
 
     def _finish(self) -> None:
         """Free what the request held; the front writes the log when it is done."""
+        if self.phase >= CONNECTING:
+            self.node.active -= 1  # type: ignore[union-attr]
         self.phase = IDLE
         self.responded = False
         self.resent = False
         self.tried = ()
-        if self.counted:
-            self.counted = False
-            self.node.active -= 1  # type: ignore[union-attr]
         if self.spool is not None:
             self.spool.close()
             self.spool = None

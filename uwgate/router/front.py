@@ -65,6 +65,14 @@ class Front(Protocol):
         """The node sends no more in a tunnel."""
         ...
 
+    def forget_response(self) -> None:
+        """A new request begins (only called where a request log wants every fact)."""
+        ...
+
+    def end_tunnel(self) -> None:
+        """The node's connection is gone in a tunnel."""
+        ...
+
     def pause(self) -> None:
         """Stop reading the request body."""
         ...

@@ -72,8 +72,11 @@ def uwsgi_packet(exchange: Exchange) -> bytes:
     else:
         extra = exchange.extra_variables + _uncommon_variables(exchange)
     if modifier1 == 123:
-        modifier1 = 0  # uWSGI: the mark of a raw node, never on the wire
-    whole = packet(
+        # uWSGI's mark of a node that wants the bare connection; it is never on the wire.
+        modifier1 = 0
+        if exchange.request_ended:
+            exchange.raw, exchange.plain = True, False
+    return packet(
         modifier1,
         modifier2,
         line,
@@ -82,10 +85,6 @@ def uwsgi_packet(exchange: Exchange) -> bytes:
         extra,
         gateway.uwsgi_tail,
     )
-    if gateway.timed > 1:
-        exchange.packet_size = len(whole)
-        exchange.variables_sent = whole
-    return whole
 
 
 def _uncommon_variables(exchange: Exchange) -> bytes:

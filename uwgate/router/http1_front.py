@@ -17,9 +17,9 @@ from uwgate.protocols.http1_request import (
 from uwgate.protocols.http1_request import (
     RequestBlock,
     RequestLine,
-    VaryingLines,
     parse_request_line,
 )
+from uwgate.protocols.http1_varying import VaryingLines
 from uwgate.protocols.uwsgi import var
 from uwgate.router.errors import Failure
 from uwgate.router.exchange import IDLE, Exchange
@@ -61,6 +61,7 @@ class Http1Front(Http1Responses, asyncio.Protocol):
     __slots__ = (
         "body_bytes",
         "body_since",
+        "last",
         "left",
         "line",
         "listener",
@@ -77,6 +78,7 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         super().__init__(gateway)
         self.exchange = Exchange(gateway, self)
         self.listener = listener
+        self.last = b""  # the last request, if it took the first lines of data_received
         self.line = b""
         self.varying: VaryingLines | None = None
         self.reader: ChunkedReader | None = None
@@ -136,11 +138,20 @@ class Http1Front(Http1Responses, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         gateway = self.gateway
-        size = len(data)
-        gateway.tally.rx += size
-        if self.stage or self.buffer or size > gateway.max_head:
+        gateway.tally.rx += len(data)
+        if self.stage or self.buffer:
             self._general(data)
-            return
+        elif data == self.last:
+            # The same request again: probes and programs do little else.
+            self.stage = WAIT
+            self.deadline = gateway.request_deadline
+            self.exchange.again()
+        else:
+            self._another(data)
+
+    def _another(self, data: bytes) -> None:
+        """A complete plain head in one piece, or whatever else for the general path."""
+        gateway = self.gateway
         cut = data.find(b"\r\n")
         raw = data[cut:]
         block = self.block
@@ -160,13 +171,19 @@ class Http1Front(Http1Responses, asyncio.Protocol):
                 request = parse_request_line(line)
             except Http1Error:
                 request = None
-        if request is None or not request.plain or not block.simple:
+        if (
+            request is None
+            or not request.plain
+            or not block.simple
+            or len(data) > gateway.max_head
+        ):
             self._general(data)
             return
+        self.last = data
         self.line = line
         self.request = request
         self.stage = WAIT
-        self.deadline = gateway.clock.now + gateway.request_limit
+        self.deadline = gateway.request_deadline
         exchange.start(request, block, True)
 
     def eof_received(self) -> bool:
@@ -207,14 +224,23 @@ class Http1Front(Http1Responses, asyncio.Protocol):
             gateway.check_drained()
 
     def pause_writing(self) -> None:
+        self.blocked = True
         back = self.exchange.back
         if back is not None:
             back.pause()
+        if self.stage in (HEAD, WAIT):
+            self.pause()  # who does not read answers may not ask for more
 
     def resume_writing(self) -> None:
+        self.blocked = False
         back = self.exchange.back
         if back is not None:
             back.resume()
+        if self.stage == HEAD:
+            if self.buffer:
+                self.gateway.loop.call_soon(self.start_next)
+            else:
+                self.resume()
 
     # --- reading requests -----------------------------------------------------------------------
 
@@ -226,7 +252,8 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         whole = raw if rest is None else rest
         block = self.block
         if whole != block.raw:
-            if whole.find(b"\r\n\r\n") + 4 != len(whole):
+            end = whole.find(b"\r\n\r\n")
+            if end < 0 or end + 4 != len(whole):
                 return None
             try:
                 block = self.parser.parse(whole)
@@ -265,7 +292,8 @@ class Http1Front(Http1Responses, asyncio.Protocol):
                 back.write(data)
         elif stage == HEAD:
             self._append(data)
-            self._scan()
+            if not self.blocked:
+                self._scan()
         elif stage == WAIT:
             self._append(data)
             if self.reading and len(cast(bytearray, self.buffer)) > _PIPELINE_LIMIT:
@@ -313,7 +341,7 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         if buffer[0] == 0x0D and not (self.skipped and not self.line) and buffer != b"\r":
             # RFC 9112 §2.2: one empty line before the request line is ignored.
             if buffer[1] == 0x0A:
-                self.skipped, self.line = True, b""
+                self.skipped, self.line, self.last = True, b"", b""
                 self.scanned = 0
                 del buffer[:2]
             if not buffer:
@@ -346,7 +374,7 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         """A whole head: decide what it is and start its exchange."""
         gateway, exchange = self.gateway, self.exchange
         settings = gateway.settings
-        self.line = b""
+        self.line = self.last = b""
         self.skipped = self.persist = self.waited = False
         request = None
         try:
@@ -376,15 +404,15 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         wanted = not block.close if request.minor else block.keep_alive
         self.persist = wanted and gateway.keepalive
         self.deadline = gateway.clock.now + settings.timeout
-        exchange.raw = gateway.is_raw(request)
-        if exchange.raw:
+        raw_session = gateway.is_raw(request)
+        if raw_session:
             self.persist = False
             length = 0
         if length:
             self._expect_body(length)
         else:
             self.stage = WAIT
-        exchange.start(request, block, not length)
+        exchange.start(request, block, not length, raw_session)
         self.rest_of_buffer()
 
     def rest_of_buffer(self) -> None:
@@ -479,9 +507,8 @@ class Http1Front(Http1Responses, asyncio.Protocol):
 
     def start_next(self) -> None:
         """Begin the request that is in the buffer."""
-        if self.stage == HEAD and self.buffer:
-            if not self.reading:
-                self.resume()
+        if self.stage == HEAD and self.buffer and not self.blocked:
+            self.resume()
             self.scanned = 0
             self._scan()
             if self.eof and self.stage == BODY:
@@ -517,7 +544,7 @@ class Http1Front(Http1Responses, asyncio.Protocol):
                 self.gateway.clock.watch(self)
         elif stage in (HEAD, PREFACE) and self.buffer:
             self._refuse(Failure.HEAD_TIMEOUT)
-        elif stage == LINGER:
+        elif stage in (LINGER, GONE):
             self.transport.abort()
         elif stage in (HEAD, PREFACE):
             self.close()
@@ -533,9 +560,7 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         if self.stage == BODY or self.buffer or not self.reading:
             self.linger()
             return
-        self.stage = GONE
-        self.deadline = 0.0
-        self.transport.close()
+        self.finish_writing()
 
     def linger(self) -> None:
         """Send what is written, then FIN, and read a moment longer (RFC 9112 §9.6)."""
@@ -544,11 +569,13 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         if self.transport.is_closing():
             return
         if self.eof or not self.transport.can_write_eof():
-            self.transport.close()
+            self.finish_writing()
             return
         self.transport.write_eof()
         if not self.reading:
             self.reading = True
             self.transport.resume_reading()
-        self.deadline = self.gateway.clock.now + _LINGER
+        unsent = self.transport.get_write_buffer_size()
+        limit = self.gateway.settings.timeout if unsent else _LINGER
+        self.deadline = self.gateway.clock.now + limit
         self.gateway.clock.watch(self)

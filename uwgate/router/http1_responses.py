@@ -36,6 +36,7 @@ class Http1Responses:
 
     __slots__ = (
         "block",
+        "blocked",
         "buffer",
         "client",
         "client_port",
@@ -77,6 +78,7 @@ class Http1Responses:
         self.due = 0
         self.persist = gateway.keepalive
         self.waited = False  # 100 Continue was sent
+        self.blocked = False  # the client does not read what we write
         self.eof = False  # the client sends no more
         self.node_eof = False  # in a tunnel: the node sends no more
         self.framing = NONE
@@ -96,6 +98,14 @@ class Http1Responses:
         """Begin the request that is in the buffer."""
         raise AssertionError
 
+    def pause(self) -> None:
+        """Stop reading."""
+        raise AssertionError
+
+    def resume(self) -> None:
+        """Go on reading, if that was paused."""
+        raise AssertionError
+
     def rest_of_buffer(self) -> None:
         """Hand on what the client sent behind the head."""
         raise AssertionError
@@ -111,16 +121,21 @@ class Http1Responses:
     # --- front of the exchange --------------------------------------------------------------------
 
     def whole(self, head: ResponseHead, data: bytes, end: int) -> None:
-        """A response of known length in one piece; ``data[:end]`` is its head as received."""
+        """A response of known length in one piece, to a plain request (HTTP/1.1, not HEAD);
+        ``data[:end]`` is its head as received."""
         gateway = self.gateway
-        if not (self.persist and self.request.minor):  # type: ignore[union-attr]
+        if not self.persist:
             out = b""
         elif head.clean:
             out = data
         elif head.ready:
             out = head.ready + data[end:]
         elif head.undated:
-            out = b"%b%b\r\n%b" % (head.undated, gateway.clock.date, data[end:])
+            date = gateway.clock.date
+            if head.dated_with is not date:  # once a second
+                head.dated_with = date
+                head.now_dated = head.undated + date + b"\r\n"
+            out = head.now_dated + data[end:]
         else:
             out = b""
         if not out:
@@ -142,8 +157,8 @@ class Http1Responses:
             self.log(None)
         if not self.buffer and not self.eof:
             self.stage = HEAD
-            self.deadline = deadline = gateway.clock.now + gateway.idle_limit
-            if deadline + 2 < self.due:
+            self.deadline = gateway.idle_deadline
+            if gateway.short_idle:
                 gateway.clock.watch(self)
             return
         self._go_on()
@@ -250,7 +265,9 @@ class Http1Responses:
             if self.gzip is not None:
                 out = encode_chunk(self.gzip.end())
                 self.gzip = None
-            self.transport.write(out + last_chunk(trailer))
+            out += last_chunk(trailer)
+            self.gateway.tally.tx += len(out)
+            self.transport.write(out)
         self._next()
 
     def _next(self) -> None:
@@ -265,15 +282,18 @@ class Http1Responses:
             self.close()
             return
         self.stage = HEAD
-        now = gateway.clock.now
-        self.deadline = deadline = now + gateway.settings.keepalive_timeout
-        if deadline + 2 < self.due:
+        self.deadline = gateway.idle_deadline
+        if gateway.short_idle:
             gateway.clock.watch(self)
         if self.buffer:
             # Not from here: a client that pipelines thousands must not nest thousands deep.
             gateway.loop.call_soon(self.start_next)
         elif self.eof:
             self.close()
+        elif self.blocked:
+            self.pause()
+        else:
+            self.resume()
 
     def upgraded(self, head: ResponseHead | None) -> None:
         """Become a tunnel."""
@@ -283,9 +303,14 @@ class Http1Responses:
             out = responder.switch_head(head)
             self.head_bytes = len(out)
             self.transport.write(out)
+            self.gateway.tally.tx += len(out)
         self.persist = False
         self.stage = TUNNEL
+        self.resume()
         self.rest_of_buffer()
+        back = self.exchange.back
+        if self.eof and back is not None:
+            back.write_eof()
 
     def tunnel_data(self, data: bytes) -> None:
         """Bytes of the node in a tunnel."""
@@ -307,8 +332,18 @@ class Http1Responses:
         """Both sides are done."""
         self.exchange.client_lost()
         self.log(None)
+        self.finish_writing()
+
+    def finish_writing(self) -> None:
+        """Close when all is written; a client that does not read gets http-timeout for it."""
         self.stage = GONE
+        self.deadline = self.gateway.request_deadline
+        self.gateway.clock.watch(self)
         self.transport.close()
+
+    def forget_response(self) -> None:
+        """A new request begins: what the log says of its response is not that of the last."""
+        self.status = self.fields = self.head_bytes = self.sent_bytes = 0
 
     def fail(self, failure: Failure) -> None:
         """Answer with an error. The connection stays only after a request that was understood and

@@ -27,38 +27,40 @@ class Pollable(Protocol):
 class Poller:
     """Level-triggered readiness for any number of descriptors."""
 
-    __slots__ = ("_epoll", "_loop", "_owners", "modify")
+    __slots__ = ("_epoll", "_loop", "add", "modify", "owners")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._epoll = select.epoll()
-        self._owners: dict[int, Pollable] = {}
+        # ``register`` in two steps, for who counts calls: owners[fd] = owner; add(fd, events).
+        self.owners: dict[int, Pollable] = {}
+        self.add = self._epoll.register
         self.modify = self._epoll.modify
         loop.add_reader(self._epoll.fileno(), self._round)
 
     def register(self, fd: int, owner: Pollable, events: int) -> None:
         """Watch ``fd`` for ``events`` (READ, WRITE) on behalf of ``owner``."""
-        self._owners[fd] = owner
+        self.owners[fd] = owner
         self._epoll.register(fd, events)
 
     def suspend(self, fd: int) -> None:
         """Stop watching ``fd`` for now; ``register`` begins again."""
-        self._owners.pop(fd, None)
+        self.owners.pop(fd, None)
         self._epoll.unregister(fd)
 
     def forget(self, fd: int) -> None:
         """Stop watching; to be called right before ``fd`` is closed (closing removes it from the
         kernel's set, as no duplicate of it exists)."""
-        self._owners.pop(fd, None)
+        self.owners.pop(fd, None)
 
     def close(self) -> None:
         """Give up the nested epoll; registered descriptors stay open."""
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
-        self._owners.clear()
+        self.owners.clear()
 
     def _round(self) -> None:
-        owners = self._owners
+        owners = self.owners
         for fd, events in self._epoll.poll(0, _BATCH):
             owner = owners.get(fd)
             if owner is not None:

@@ -27,7 +27,7 @@ from uwgate.router.errors import Failure
 from uwgate.router.heads import http_head
 
 if TYPE_CHECKING:
-    from uwgate.router.balance import Node
+    from uwgate.router.balance import Address, Node
     from uwgate.router.exchange import Exchange
     from uwgate.router.http import HttpGateway
     from uwgate.router.spool import Spool
@@ -37,6 +37,7 @@ HEAD, LENGTH, CHUNKS, CLOSE, RAW, DONE = range(6)
 
 MAX_RESPONSE_HEAD = 65536
 _SPOOL_PIECE = 65536
+_BACKLOG_RETRY = 0.01  # seconds
 SENT = 4  # exchange.SENT; exchange imports this module
 
 
@@ -150,7 +151,8 @@ class Back:
         if self.state == CLOSE and not reset:
             exchange.response_end(b"")
         elif self.state == RAW:
-            exchange.front.tunnel_eof()
+            exchange.back = None
+            exchange.front.end_tunnel()
         elif self.state == HEAD:
             untouched = not self.touched
             failure = Failure.NODE_RESET if reset else Failure.NODE_EMPTY
@@ -193,7 +195,8 @@ class Back:
     def _switch(self, exchange: Exchange, head: ResponseHead, data: bytes) -> None:
         offered = upgrade_protocols(exchange.block.upgrade) if exchange.request.minor else []
         chosen = upgrade_protocols(head.upgrade)
-        if not chosen or any(protocol not in offered for protocol in chosen):
+        # RFC 9110 §7.8: not before the request is complete, and only to what was offered.
+        if not exchange.request_ended or not chosen or any(name not in offered for name in chosen):
             self.bad_response()
             return
         self.state = RAW
@@ -279,7 +282,7 @@ class Back:
 class HttpBack(Back, asyncio.Protocol):
     """A keep-alive connection to an HTTP/1.1 node."""
 
-    __slots__ = ("_blocked", "_pumped", "_sock", "deadline", "due", "transport", "usual")
+    __slots__ = ("_blocked", "_pumped", "_sock", "deadline", "due", "transport")
 
     def __init__(self, gateway: HttpGateway, node: Node, sock: socket.socket) -> None:
         super().__init__(gateway, node)
@@ -289,7 +292,6 @@ class HttpBack(Back, asyncio.Protocol):
         self.transport: asyncio.Transport
         self.deadline = 0.0  # of an idle connection
         self.due = 0
-        self.usual = False  # the request has no body under way and is not HEAD
 
     def is_open(self) -> bool:
         """Whether the node has neither closed this idle connection nor sent anything, asked of the
@@ -305,24 +307,23 @@ class HttpBack(Back, asyncio.Protocol):
     def begin(self, exchange: Exchange) -> None:
         """Send a request over this connection."""
         self.exchange = exchange
-        block = exchange.block
-        if exchange.plain:
-            head = b"".join(
-                (exchange.request.line, block.forward, exchange.extra, exchange.front.http_tail)
-            )
-            self.usual = True
+        if exchange.plain and exchange.request.repeatable:
+            head = exchange.head
             self.node.rx += len(head)
             self.transport.write(head)
             exchange.phase = SENT
             exchange.back = self
-            if exchange.gateway.timed > 1:
+            if self.gateway.timed > 1:
                 exchange.connected_now()
             return
-        self.usual = False
         head = http_head(exchange)
         self.node.rx += len(head)
         self.transport.write(head)
         exchange.sent(self)
+        if exchange.raw and self.exchange is exchange:
+            self.state = RAW
+            exchange.upgraded(None)
+            return
         if exchange.spool is not None and self.exchange is exchange:
             # It was meant for a uwsgi node, which could not be reached.
             self._pumped = exchange.spool
@@ -350,7 +351,7 @@ class HttpBack(Back, asyncio.Protocol):
         size = len(data)
         node.tx += size
         exchange = self.exchange
-        if self.usual and not self.state and not self.buffer and exchange is not None:
+        if exchange is not None and exchange.plain and not self.state and not self.buffer:
             # The usual case: a complete response in one piece, most often with the last head again.
             last = node.last_head
             if data.startswith(last):
@@ -391,9 +392,25 @@ class HttpBack(Back, asyncio.Protocol):
         self.gateway.backs.discard(self)
         self.deadline = 0.0
         self.gateway.clock.forget(self)
+        if exc is not None and self.state != RAW:
+            self._rescue()
         if self.exchange is not None:
             self.ended(exc is not None)
         elif self in self.node.idle:
+            self.node.idle.remove(self)
+
+    def _rescue(self) -> None:
+        """Read what the node said before it broke the connection: a node that refuses a body
+        answers, closes, and makes our next write fail before its answer was read."""
+        while self.exchange is not None:
+            try:
+                data = self._sock.recv(_SPOOL_PIECE)
+            except OSError:
+                break
+            if not data:
+                break
+            self.data_received(data)
+        if self in self.node.idle:
             self.node.idle.remove(self)
 
     def pause_writing(self) -> None:
@@ -432,6 +449,8 @@ class HttpBack(Back, asyncio.Protocol):
 
     def release(self, *, reusable: bool) -> None:
         self.exchange = None
+        if reusable and self.transport.get_write_buffer_size():
+            reusable = False  # the node has not taken all of the request
         if self._pumped is not None:  # the answer came before all of the body was sent
             self._pumped, reusable = None, False
         if self.paused:
@@ -447,14 +466,13 @@ class HttpBack(Back, asyncio.Protocol):
     def _park(self) -> None:
         """Wait in the pool for the next request."""
         gateway, idle = self.gateway, self.node.idle
-        if gateway.draining or len(idle) >= gateway.settings.node_keepalive:
+        if len(idle) >= gateway.pool_limit:
             self.transport.close()
             return
-        clock = gateway.clock
-        self.reused = True
-        self.deadline = clock.now + gateway.settings.node_keepalive_timeout
+        self.deadline = gateway.pool_deadline
         if not self.due:
-            clock.watch(self)
+            self.reused = True
+            gateway.clock.watch(self)
         idle.append(self)
 
     def expired(self) -> None:
@@ -469,13 +487,27 @@ def connect_http(gateway: HttpGateway, node: Node, exchange: Exchange) -> asynci
     return gateway.loop.create_task(_connect_http(gateway, node, exchange))
 
 
+async def _connect_unix(sock: socket.socket, address: Address) -> None:
+    """Connect to a unix socket; a full backlog (EAGAIN) cannot be waited for, only tried again
+    until the connect deadline cancels the task."""
+    while True:
+        try:
+            sock.connect(address)
+        except BlockingIOError:
+            await asyncio.sleep(_BACKLOG_RETRY)
+        else:
+            return
+
+
 async def _connect_http(gateway: HttpGateway, node: Node, exchange: Exchange) -> None:
     reason: OSError | None = None
     for family, address in node.addresses:
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            await gateway.loop.sock_connect(sock, address)
-            if family != socket.AF_UNIX:
+            if family == socket.AF_UNIX:
+                await _connect_unix(sock, address)
+            else:
+                await gateway.loop.sock_connect(sock, address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = (
                 gateway.loop.create_unix_connection

@@ -17,6 +17,7 @@ from _socket import socket as new_socket
 from typing import TYPE_CHECKING, cast
 
 from uwgate.protocols.http1 import Http1Error
+from uwgate.protocols.http1_response import ResponseHead
 from uwgate.protocols.uwsgi import PacketError
 from uwgate.router.errors import Failure
 from uwgate.router.heads import uwsgi_packet
@@ -41,13 +42,8 @@ class UwsgiBack(Back):
 
     __slots__ = ("_addresses", "_ended", "_eof_wanted", "_events", "_held", "_unsent", "fd", "sock")
 
-    def __init__(self, gateway: HttpGateway, node: Node, exchange: Exchange) -> None:
-        self.gateway = gateway
-        self.node = node
-        self.exchange = exchange
-        self.state = 0
-        self.buffer = b""
-        self.reused = self.paused = self.touched = self.keep = False
+    def __init__(self, gateway: HttpGateway, node: Node) -> None:
+        super().__init__(gateway, node)
         self.fd = -1
         self._events = 0
         self._unsent = b""
@@ -57,52 +53,75 @@ class UwsgiBack(Back):
 
     # --- connecting ---------------------------------------------------------------------------
 
-    def connect(self) -> None:
-        """Connect and send the packet; tells the exchange what became of it."""
-        exchange = self.exchange
-        assert exchange is not None
-        exchange.back = self
+    def make_packet(self, exchange: Exchange, node: Node) -> bytes:
+        """The packet of the request; b"" if it cannot be said in one (the exchange knows)."""
         try:
             packet = uwsgi_packet(exchange)
         except PacketError as error:
             exchange.packet_refused(error)
-            return
-        addresses = self.node.addresses
-        if len(addresses) > 1:
-            self._addresses = addresses[1:]
-        family, address = addresses[0]
-        self._connect_to(family, address, packet)
+            return b""
+        exchange.packet, exchange.packet_node = packet, node
+        return packet
 
-    def _connect_to(self, family: int, address: Address, packet: bytes) -> None:
+    def connect_to(self, family: int, address: Address, packet: bytes) -> None:
+        """Begin to connect to one address of the node; ``send_packet`` follows."""
         try:
             self.sock = sock = new_socket(family, _STREAM)
         except OSError as error:  # no descriptor left, or no such family
             self._try_next(packet, error.strerror or str(error))
             return
-        self.fd = fd = sock.fileno()
+        self.fd = sock.fileno()
         try:
             code = sock.connect_ex(address)
-            if code and code != errno.EINPROGRESS:
-                self._not_connected(family, address, packet, code)
-                return
-            sent = sock.send(packet)
+        except OSError as error:  # a path that no address can hold
+            code = error.errno or errno.EINVAL
+        if code and code != errno.EINPROGRESS:
+            self._not_connected(family, address, packet, code)
+            return
+        # Not at once: see Gateway.unsent.
+        self._unsent = packet
+        gateway = self.gateway
+        if not gateway.unsent:
+            gateway.loop.call_soon(gateway.send_packets)
+        gateway.unsent.append(self)
+
+    def send_packet(self) -> None:
+        """The first send, a moment after ``connect``; most often the only one."""
+        exchange = self.exchange
+        if exchange is None or self._events:
+            return  # given up meanwhile
+        gateway, node, packet = self.gateway, self.node, self._unsent
+        try:
+            sent = self.sock.send(packet)
         except BlockingIOError:  # still connecting
-            self._unsent = packet
-            self._events = READ | WRITE
-            self.gateway.poller.register(fd, self, READ | WRITE)
+            self._set_events(READ | WRITE)
             return
         except OSError as error:
             self._close_socket()
+            self._unsent = b""
             self._try_next(packet, error.strerror or str(error))
             return
-        self.node.rx += sent
-        events = READ
-        if sent != len(packet):
+        node.rx += sent
+        if sent == len(packet):
+            self._unsent = b""
+            self._events = events = READ
+        else:
             self._unsent = packet[sent:]
-            events = READ | WRITE
-        self._events = events
-        self.gateway.poller.register(fd, self, events)
-        self._connected()
+            self._events = events = READ | WRITE
+        poller, fd = gateway.poller, self.fd
+        poller.owners[fd] = self
+        poller.add(fd, events)
+        if exchange.plain and not node.dead_until and not gateway.short_connect:
+            gateway.tally.node_connects += 1
+            exchange.phase = SENT
+            if gateway.timed > 1:
+                exchange.connected_now()
+        else:
+            self._connected()
+
+    def later_addresses(self, addresses: tuple[tuple[int, Address], ...]) -> None:
+        """What to try if the first address of the node fails."""
+        self._addresses = addresses
 
     def _not_connected(self, family: int, address: Address, packet: bytes, code: int) -> None:
         self._close_socket()
@@ -123,7 +142,7 @@ class UwsgiBack(Back):
         if self._addresses:
             (family, address), *rest = self._addresses
             self._addresses = tuple(rest)
-            self._connect_to(family, address, packet)
+            self.connect_to(family, address, packet)
             return
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
@@ -132,19 +151,9 @@ class UwsgiBack(Back):
 
     def _connected(self) -> None:
         exchange = cast("Exchange", self.exchange)
-        gateway = self.gateway
-        node = self.node
-        if node.dead_until:
-            node.works()
-        gateway.tally.node_connects += 1
-        if exchange.request_ended and not exchange.pending and exchange.plain:
-            exchange.phase = SENT
-            if gateway.timed > 1:
-                exchange.connected_now()
-            if gateway.short_connect:
-                exchange.front.deadline = gateway.clock.now + gateway.request_limit
-            return
         self._addresses = ()
+        self.node.works()
+        self.gateway.tally.node_connects += 1
         if exchange.raw:
             self.state = RAW
         exchange.sent(self)
@@ -157,10 +166,44 @@ class UwsgiBack(Back):
 
     def ready(self, events: int) -> None:
         """The poller's call; both directions, and the end of connecting."""
-        if self._events == READ:
-            self._receive()
-            return
         exchange = self.exchange
+        if self._events == READ:
+            if exchange is None or not exchange.plain or self.state or self.buffer:
+                self._receive()
+                return
+            # The usual case: the head, and all of the body, in one piece.
+            try:
+                data = self.sock.recv(_FIRST_READ)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._close_socket()
+                self.ended(reset=True)
+                return
+            node = self.node
+            last = node.last_head
+            if data.startswith(last):
+                head, end = node.last_parsed, len(last)
+            else:
+                end = data.find(b"\r\n\r\n") + 4
+                found = self._head(data[:end]) if end > 3 else None
+                if found is None:
+                    self._receive(data)
+                    return
+                head = node.last_parsed = found
+                node.last_head = data[:end]
+            if head.length == len(data) - end and head.whole:
+                node.tx += len(data)
+                self.gateway.poller.owners.pop(self.fd, None)
+                self.sock.close()
+                self.exchange = None
+                self.fd = -1
+                self._events = 0
+                self.gateway.spare.append(self)
+                exchange.whole(head, data, end)
+            else:
+                self._receive(data)
+            return
         if exchange is not None and exchange.back is self and exchange.phase < SENT:
             self._on_connecting()
             return
@@ -188,52 +231,33 @@ class UwsgiBack(Back):
         self._set_events(READ | WRITE if self._unsent else READ)
         self._connected()
 
-    def _receive(self) -> None:
-        size = _FIRST_READ if not self.touched else _NEXT_READ
+    def _head(self, raw: bytes) -> ResponseHead | None:
         try:
-            data = self.sock.recv(size)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._close_socket()
-            self.ended(reset=True)
-            return
+            return self.gateway.responses.parse(raw)
+        except Http1Error:
+            return None  # the general path says what is wrong
+
+    def _receive(self, data: bytes | None = None) -> None:
+        """The general case; ``data``: received already."""
         if not data:
-            if self.state == RAW and self.exchange is not None:
-                self._ended = True
-                self._set_events(self._events & ~READ)
-                self.exchange.front.tunnel_eof()
+            try:
+                data = self.sock.recv(_FIRST_READ if not self.touched else _NEXT_READ)
+            except BlockingIOError:
                 return
+            except OSError:
+                self._close_socket()
+                self.ended(reset=True)
+                return
+        if data:
+            self.node.tx += len(data)
+            self.receive(data)
+        elif self.state == RAW and self.exchange is not None:
+            self._ended = True
+            self._set_events(self._events & ~READ)
+            self.exchange.front.tunnel_eof()
+        else:
             self._close_socket()
             self.ended(reset=False)
-            return
-        node = self.node
-        node.tx += len(data)
-        exchange = self.exchange
-        if self.state or self.buffer or exchange is None or not exchange.plain:
-            self.receive(data)
-            return
-        # The usual case: the head, and all of the body, in one piece.
-        last = node.last_head
-        if data.startswith(last):
-            head, end = node.last_parsed, len(last)
-        else:
-            end = data.find(b"\r\n\r\n") + 4
-            if end < 4:
-                self.receive(data)
-                return
-            try:
-                head = self.gateway.responses.parse(data[:end])
-            except Http1Error:
-                self.receive(data)  # once more, to say what is wrong
-                return
-            node.last_head, node.last_parsed = data[:end], head
-        if head.length == len(data) - end and (head.ready or head.undated) and not head.bodiless:
-            self.exchange = None
-            self._close_socket()
-            exchange.whole(head, data, end)
-        else:
-            self.receive(data)
 
     def _flush(self) -> None:
         """Send what is waiting, then more of a spooled body."""
@@ -331,3 +355,32 @@ class UwsgiBack(Back):
         self.paused = False
         if self.fd >= 0 and not self._ended:
             self._set_events(self._events | READ)
+
+
+def connect_uwsgi(gateway: HttpGateway, node: Node, exchange: Exchange) -> None:
+    """Connect to a uwsgi node and send the packet; tells the exchange what became of it.
+
+    Objects of connections that ended in the usual way are used again (``gateway.spare``): all of
+    their state is back to where it began.
+    """
+    spare = gateway.spare
+    if spare:
+        back = spare.pop()
+        back.node = node
+    else:
+        back = UwsgiBack(gateway, node)
+    back.exchange = exchange
+    exchange.back = back
+    packet = exchange.packet
+    if not packet or exchange.packet_node is not node or not exchange.plain:
+        packet = back.make_packet(exchange, node)
+        if not packet:
+            return
+    if gateway.timed > 1:
+        exchange.packet_size = len(packet)
+        exchange.variables_sent = packet
+    addresses = node.addresses
+    if len(addresses) > 1:
+        back.later_addresses(addresses[1:])
+    family, address = addresses[0]
+    back.connect_to(family, address, packet)

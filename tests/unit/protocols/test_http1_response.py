@@ -247,6 +247,17 @@ def test_heads_that_are_not_ready(status: bytes, lines: tuple[bytes, ...]) -> No
     assert (head.ready, head.clean, head.usual) == (b"", False, False)
 
 
+def test_a_head_that_lacks_nothing_but_its_date() -> None:
+    lines = (b"X: y", b"Content-Length: 5")
+    head = parse(b"Content-Length: 05", b"X: y", b"Connection: keep-alive")
+    assert head.undated + DATE + b"\r\n\r\n" == head_of(*lines, DATE)
+    assert parse(*lines, DATE).undated == b""
+    for line in (b"X: y", b"Transfer-Encoding: chunked"):
+        assert parse(line).undated == b""  # the client decides about its framing
+    assert parse(b"uWSGI-Encoding: gzip", *lines, policy=GZIP).undated == b""
+    assert parse(*lines, status=b"HTTP/1.1 103 x").undated == b""
+
+
 def test_bodiless_heads() -> None:
     status = b"HTTP/1.1 204 No Content"
     head = parse(DATE, b"Content-Length: 5", status=status)

@@ -10,12 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from uwgate.protocols.http1 import Http1Error
-from uwgate.protocols.http1_request import (
-    RequestBlock,
-    RequestParser,
-    RequestPolicy,
-    VaryingLines,
-)
+from uwgate.protocols.http1_request import RequestBlock, RequestParser, RequestPolicy
+from uwgate.protocols.http1_varying import VaryingLines
 
 ALLOWING = RequestPolicy(x_forwarded=False, allow_underscores=True)
 HOST = b"Host: h"
