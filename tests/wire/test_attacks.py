@@ -205,7 +205,7 @@ def test_interim_responses_have_an_end(start_gateway: StartGateway, kind: str, n
 
     def flood(connection: Connection, seen: Seen) -> str:
         try:
-            for _ in range(500):
+            for _ in range(5000):
                 connection.sock.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100)
         except OSError:
             cut.set()
@@ -216,7 +216,7 @@ def test_interim_responses_have_an_end(start_gateway: StartGateway, kind: str, n
     with gateway.connect() as client:
         client.send(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         data = client.read_to_end()
-    assert cut.is_set()
+    assert cut.wait(10)
     assert data.count(b"Early Hints") < 10_000
 
 
@@ -258,10 +258,11 @@ def test_without_descriptors_requests_fail_at_once_and_mark_no_node(
     gateway = start_gateway("--http-to", node.spec)
     pid = _worker(gateway)
     with gateway.connect(timeout=5) as client:
-        before = _descriptors(pid)
         assert client.ask(GET).status == 200
+        pooled = 1 if kind == "http" else 0
+        without = _descriptors(pid) - pooled
         node.drop_idle()
-        wait_until(lambda: _descriptors(pid) <= before, "the pool empty")
+        wait_until(lambda: _descriptors(pid) <= without, "the pool empty")
         with _without_descriptors(pid):
             assert client.ask(GET).status in (500, 502, 503)
         # The lack was ours: the node is as well as before.

@@ -117,7 +117,7 @@ class HttpSettings:
     max_head: int = 65536  # request line and fields
     max_headers: int = 128  # number of fields
     max_body: int = 0  # http-max-body; 0 = no limit
-    body_buffer: int = 1 << 20  # chunked bodies for uwsgi nodes: this much in memory, then a file
+    body_buffer: int = 1 << 16  # chunked bodies for uwsgi nodes: this much in memory, then a file
     max_spool: int = 1 << 30  # and never more than this
 
     # Behaviour.

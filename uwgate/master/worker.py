@@ -99,9 +99,10 @@ def main(spec: WorkerSpec, gateway_factory: GatewayFactory) -> NoReturn:
     try:
         channel = Channel(spec.control)
         try:
-            # Before it gives up rights: the file may be somebody else's to open.
-            request_log = _open_request_log(spec)
             _become_worker(spec)
+            # With the rights of the worker: a link in a directory of that user must not lead root
+            # anywhere.
+            request_log = _open_request_log(spec)
             code = _run(spec, channel, request_log, gateway_factory)
         except (StartError, OSError) as error:
             reason = explain(error) if isinstance(error, OSError) else str(error)

@@ -61,7 +61,13 @@ _NOT_NOMINABLE = frozenset(
 )
 # Steering fields that are passed on as they are.
 _STEERING_KEPT = frozenset((b"accept-encoding", b"host", b"via"))
+_CLIENT_CLAIMS = frozenset((b"x-real-ip", b"x-client-ip", b"front-end-https", b"forwarded"))
 _WHITE_LIST = re.compile(rb"[\x21-\x7e\x80-\xff]+(?:[ \t]+[\x21-\x7e\x80-\xff]+)*")
+
+
+def _claims_client(name: bytes) -> bool:
+    """Whether a field says who the client is or how it came: only a trusted peer may."""
+    return name.startswith(b"x-forwarded-") or name in _CLIENT_CLAIMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +276,8 @@ class RequestParser:
                 kept.append((entry[0], line, entry[1]))
                 continue
             name, value = split_field(line)
+            if not self.policy.trusted and _claims_client(name):
+                continue
             if name in STEERING:
                 fields.values.setdefault(name, []).append(value)
                 if name == b"content-length":
@@ -283,7 +291,8 @@ class RequestParser:
             packed = b""
             if b"_" in name:
                 # "X_A" and "X-A" are one variable: the underscore form must not shadow the other.
-                if name.replace(b"_", b"-") in STEERING:
+                dashed = name.replace(b"_", b"-")
+                if dashed in STEERING or _claims_client(dashed):
                     continue
                 if self.policy.allow_underscores:
                     packed = var(header_name(name), value)

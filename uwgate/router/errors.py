@@ -35,6 +35,7 @@ class Failure(Enum):
     NODE_BAD_RESPONSE = (502, "node-bad-response", "The application's answer is malformed.")
     NO_NODE = (503, "no-node", "No application serves this name.")
     NO_NODE_ALIVE = (503, "no-node-alive", "The application is not available.")
+    RESOURCES = (503, "out-of-resources", "The gateway has no descriptor, memory or disk left.")
     DRAINING = (503, "draining", "The gateway is shutting down.")
     NODE_TIMEOUT = (504, "node-timeout", "The application did not answer in time.")
     CONNECT_TIMEOUT = (504, "connect-timeout", "The application did not accept in time.")

@@ -36,6 +36,7 @@ Back = HttpBack | UwsgiBack
 
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 _PENDING_LIMIT = 65536  # bytes of a body held while a connection is being made
+_SPOOLS = 4  # largest bodies (max_spool) that all requests of a worker may hold together
 _STALE_AFTER = 1.0  # seconds idle after which only repeatable requests reuse a connection
 
 # Phases of an exchange.
@@ -197,6 +198,13 @@ class Exchange:
                 spool.write(payload)
             except SpoolFullError:
                 self.fail(Failure.BODY_TOO_LARGE)
+            except OSError as error:
+                self.gateway.complain(f"cannot store a request body: {error.strerror}")
+                self.fail(Failure.RESOURCES)
+            else:
+                self.gateway.spooled += len(payload)
+                if self.gateway.spooled > self.gateway.settings.max_spool * _SPOOLS:
+                    self.fail(Failure.RESOURCES)
             return
         if self.phase >= SENT:
             if self.back is not None:
@@ -363,7 +371,7 @@ class Exchange:
         self._leave(node)
         node.failed(gateway.clock, gateway.settings.gracetime)
         if not gateway.settings.quiet:
-            gateway.log(f"unable to connect to node {node.name}: {reason}")
+            gateway.complain(f"unable to connect to node {node.name}: {reason}")
         self.failure = failure
         self.tried += (node,)
         if self.attempts > gateway.settings.max_retries:
@@ -374,6 +382,12 @@ class Exchange:
         self._pick()
 
     # --- from the back --------------------------------------------------------------------------
+
+    def shortage(self, error: OSError) -> None:
+        """No descriptor or memory for a connection: our fault, and no mark for the node."""
+        self.gateway.complain(f"cannot open a connection: {error.strerror}")
+        self._drop_attempt()
+        self.fail(Failure.RESOURCES)
 
     def packet_refused(self, error: PacketError) -> None:
         """The request cannot be said in a uwsgi packet."""
@@ -435,8 +449,7 @@ class Exchange:
         self.front.begin(head, data, end)
 
     def informational(self, head: ResponseHead) -> None:
-        """A 1xx response of the node."""
-        self.front.deadline = self.gateway.clock.now + self.gateway.settings.timeout
+        """A 1xx response of the node. It does not put off the deadline of the final one."""
         self.front.informational(head)
 
     def response(self, head: ResponseHead, payload: bytes, ended: bool, trailer: bytes) -> None:
@@ -548,6 +561,7 @@ class Exchange:
         self.resent = False
         self.tried = ()
         if self.spool is not None:
+            self.gateway.spooled -= self.spool.size
             self.spool.close()
             self.spool = None
         if self.pending or self.trailer:

@@ -28,13 +28,14 @@ from uwgate.router.exchange import Exchange
 from uwgate.router.facts import RequestFacts, RequestLog
 from uwgate.router.front import Front
 from uwgate.router.http1_front import Http1Front
-from uwgate.router.http1_responses import Http1Responses
+from uwgate.router.http1_responses import KEPT_HEAD, Http1Responses
 from uwgate.router.poller import Poller
 from uwgate.router.resolve import make_resolver
 from uwgate.router.tally import Tally
 from uwgate.router.upstream import HttpBack
 from uwgate.router.upstream_uwsgi import UwsgiBack
 
+_COMPLAINTS = 20  # log lines a second that traffic can cause
 _ACCEPT = re.compile(rb"(?i)\r\nAccept:[ \t]*([^\r\n]*)")
 _RTSP_LINE = re.compile(rb"([A-Z_]+) ([\x21\x22\x24-\x7e]+) RTSP/1\.0")
 _RTSP_TARGET = re.compile(rb"rtsp://([A-Za-z0-9._:\[\]-]+)(/.*)")
@@ -107,9 +108,11 @@ class HttpGateway:
         self.backs: set[HttpBack] = set()
         self.listeners: list[Listener] = []
         self.draining = False
+        self.spooled = 0  # bytes of request bodies held in memory and files now
+        self._complaints = 0
         self.keepalive = settings.keepalive
         self.short_connect = settings.connect_timeout < settings.timeout
-        self.max_head = settings.max_head
+        self.quick_limit = min(settings.max_head, KEPT_HEAD)
         # Whether an idle connection's deadline may come before that of the request it had.
         self.short_idle = settings.keepalive_timeout < settings.timeout
         self.pool_limit = settings.node_keepalive
@@ -163,6 +166,9 @@ class HttpGateway:
     def _on_tick(self, now: float) -> None:
         """Once a second: the deadlines that most requests get, so that none has to add them up."""
         settings = self.settings
+        if self._complaints > _COMPLAINTS:
+            self.log(f"({self._complaints - _COMPLAINTS} more complaints of this kind)")
+        self._complaints = 0
         self.request_deadline = now + settings.timeout
         self.idle_deadline = now + settings.keepalive_timeout
         self.pool_deadline = now + settings.node_keepalive_timeout
@@ -284,14 +290,21 @@ class HttpGateway:
                 found = await self.loop.getaddrinfo(
                     endpoint.host, endpoint.port, type=socket.SOCK_STREAM
                 )
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # UnicodeError: a label that no name can have
                 # What was found before stays: a name server that is away is not a node that is.
                 if not node.addresses:
-                    self.log(f"cannot resolve node {node.name}: {error.strerror or error}")
+                    reason = getattr(error, "strerror", None) or "not a host name"
+                    self.complain(f"cannot resolve node {node.name}: {reason}")
                 continue
             node.addresses = tuple(
                 dict.fromkeys((int(entry[0]), cast(Address, entry[4])) for entry in found)
             )
+
+    def complain(self, text: str) -> None:
+        """A line for the main log that clients or nodes can cause: a few a second at the most."""
+        self._complaints += 1
+        if self._complaints <= _COMPLAINTS:
+            self.log(text)
 
     # --- questions of the fronts ------------------------------------------------------------------
 

@@ -153,6 +153,9 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         """A complete plain head in one piece, or whatever else for the general path."""
         gateway = self.gateway
         cut = data.find(b"\r\n")
+        if cut <= 0 or len(data) > gateway.quick_limit:
+            self._general(data)
+            return
         raw = data[cut:]
         block = self.block
         exchange = self.exchange
@@ -171,12 +174,7 @@ class Http1Front(Http1Responses, asyncio.Protocol):
                 request = parse_request_line(line)
             except Http1Error:
                 request = None
-        if (
-            request is None
-            or not request.plain
-            or not block.simple
-            or len(data) > gateway.max_head
-        ):
+        if request is None or not request.plain or not block.simple:
             self._general(data)
             return
         self.last = data
@@ -538,14 +536,16 @@ class Http1Front(Http1Responses, asyncio.Protocol):
     def expired(self) -> None:
         """The deadline passed."""
         stage = self.stage
-        if stage in (BODY, WAIT, TUNNEL):
+        if stage == HEAD and self.blocked:
+            self.abort(Failure.CLIENT_TIMEOUT)
+        elif stage in (BODY, WAIT, TUNNEL):
             self.exchange.expired()
             if self.stage == HEAD or self.deadline > self.gateway.clock.now:
                 self.gateway.clock.watch(self)
         elif stage in (HEAD, PREFACE) and self.buffer:
             self._refuse(Failure.HEAD_TIMEOUT)
         elif stage in (LINGER, GONE):
-            self.transport.abort()
+            self.reset()
         elif stage in (HEAD, PREFACE):
             self.close()
 

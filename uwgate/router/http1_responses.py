@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Stages of a connection.
 HEAD, BODY, WAIT, TUNNEL, LINGER, PREFACE, GONE = range(7)
 
+KEPT_HEAD = 4096  # bytes; of longer heads an idle connection remembers nothing
 _RESET = struct.pack("ii", 1, 0)  # struct linger: on, zero seconds
 
 NOT_YET = RequestBlock(b"")  # equal to no block
@@ -285,6 +286,9 @@ class Http1Responses:
         self.deadline = gateway.idle_deadline
         if gateway.short_idle:
             gateway.clock.watch(self)
+        if len(self.block.raw) > KEPT_HEAD:
+            self.block = self.exchange.block = NOT_YET
+            self.request = None
         if self.buffer:
             # Not from here: a client that pipelines thousands must not nest thousands deep.
             gateway.loop.call_soon(self.start_next)
@@ -387,11 +391,17 @@ class Http1Responses:
         self.gateway.tally.errors[failure] += 1
         self.log(failure)
         self.stage = GONE
-        if self.framing == UNTIL_CLOSE:
-            # Here a plain close would say "complete"; only a reset does not.
-            sock = self.transport.get_extra_info("socket")
-            if sock is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        if self.framing == UNTIL_CLOSE or self.blocked:
+            self.reset()
+        else:
+            self.transport.abort()
+
+    def reset(self) -> None:
+        """Close with a reset: where a plain close would say "complete", and where the kernel would
+        go on keeping what a stalled client does not take."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
     def log(self, failure: Failure | None) -> None:

@@ -63,19 +63,25 @@ class MappedNodes:
     __slots__ = ("_clock", "_known")
 
     def __init__(self, clock: Clock) -> None:
-        self._known: OrderedDict[str, Node] = OrderedDict()
+        self._known: OrderedDict[tuple[str, int | None], Node] = OrderedDict()
         self._clock = clock
 
-    def get(self, text: str, modifier1: int | None, tried: Sequence[Node]) -> Node | None:
-        """The node at ``text`` (uWSGI's connect syntax) unless it is marked or was tried."""
-        node = self._known.get(text)
+    def get(
+        self, text: str, modifier1: int | None, tried: Sequence[Node], *, unix: bool = False
+    ) -> Node | None:
+        """The node at ``text`` (uWSGI's connect syntax) unless it is marked or was tried.
+
+        ``unix``: it is the path of a socket, colons or not. Raises ValueError as ``parse_mapped``.
+        """
+        identity = (text, modifier1)
+        node = self._known.get(identity)
         if node is None:
-            endpoint, protocol = parse_mapped(text)
+            endpoint, protocol = parse_mapped(text, unix=unix)
             node = Node(NodeSettings(endpoint, protocol, modifier1))
-            self._known[text] = node
+            self._known[identity] = node
             self._trim()
         else:
-            self._known.move_to_end(text)
+            self._known.move_to_end(identity)
         if node in tried:
             return None
         now = self._clock.now
@@ -90,13 +96,15 @@ class MappedNodes:
     def _trim(self) -> None:
         if len(self._known) <= _MAX_MAPPED:
             return
-        for text, node in self._known.items():
+        for identity, node in self._known.items():
             if not node.active and not node.idle:
-                del self._known[text]
+                del self._known[identity]
                 return
 
 
-def parse_mapped(text: str) -> tuple[Endpoint, Literal["uwsgi", "http"]]:
+def parse_mapped(
+    text: str, *, unix: bool = False
+) -> tuple[Endpoint, Literal["uwsgi", "http"]]:
     """Endpoint and protocol of a mapper's result: ``[http://|uwsgi://]addr``.
 
     ``host:port`` and ``[v6]:port`` are TCP, ``@name`` an abstract socket, the rest a unix path.
@@ -110,7 +118,7 @@ def parse_mapped(text: str) -> tuple[Endpoint, Literal["uwsgi", "http"]]:
             protocol, rest = scheme, text[len(scheme) + 3 :]
     if rest.startswith("@"):
         return Endpoint("abstract", text, path=rest[1:]), protocol
-    if rest.startswith("/") or ":" not in rest:
+    if unix or rest.startswith("/") or ":" not in rest:
         return Endpoint("unix", text, path=rest), protocol
     host, _, port = rest.rpartition(":")
     if re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) is None or not 0 < int(port) < 65536:
@@ -121,17 +129,22 @@ def parse_mapped(text: str) -> tuple[Endpoint, Literal["uwsgi", "http"]]:
 class BaseResolver:
     """``http-use-base``: base + key; ``http-use-pattern``: ``%s`` replaced by the key."""
 
-    __slots__ = ("_mapped", "_template")
+    __slots__ = ("_mapped", "_template", "_unix")
 
     def __init__(self, template: Callable[[str], str], clock: Clock) -> None:
         self._template = template
         self._mapped = MappedNodes(clock)
+        # The operator decides on the kind of address: a port in a key must not make a path TCP.
+        try:
+            self._unix = parse_mapped(template("key"))[0].kind == "unix"
+        except ValueError:
+            self._unix = False
 
     def pick(self, key: str, client: bytes, tried: Sequence[Node]) -> Node | None:
         if _SAFE_KEY.fullmatch(key) is None:
             return None
         try:
-            return self._mapped.get(self._template(key), None, tried)
+            return self._mapped.get(self._template(key), None, tried, unix=self._unix)
         except ValueError:
             return None
 

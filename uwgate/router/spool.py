@@ -24,17 +24,18 @@ class Spool:
         self.size = 0
 
     def write(self, data: bytes) -> None:
-        """Append; raises SpoolFullError above the limit."""
-        self.size += len(data)
-        if self.size > self._limit:
+        """Append; raises SpoolFullError above the limit, OSError if the file cannot be written."""
+        size = self.size + len(data)
+        if size > self._limit:
             raise SpoolFullError
-        if not self._on_disk and self.size > self._memory:
+        if not self._on_disk and size > self._memory:
             memory = self._file
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by ``close``)
             self._on_disk = True
             assert isinstance(memory, BytesIO)
             self._file.write(memory.getbuffer())
         self._file.write(data)
+        self.size = size
 
     def seal(self) -> None:
         """No more is written; reading starts at the first byte (again, for another node)."""

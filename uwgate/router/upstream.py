@@ -9,6 +9,7 @@ was fully sent.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -38,6 +39,9 @@ HEAD, LENGTH, CHUNKS, CLOSE, RAW, DONE = range(6)
 MAX_RESPONSE_HEAD = 65536
 _SPOOL_PIECE = 65536
 _BACKLOG_RETRY = 0.01  # seconds
+_MAX_INTERIM = 100  # 1xx responses before a final one
+# What connecting runs into when we, not the node, are at the end of our means.
+SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 SENT = 4  # exchange.SENT; exchange imports this module
 
 
@@ -163,34 +167,45 @@ class Back:
             exchange.lost(self, Failure.NODE_TRUNCATED, untouched=False)  # type: ignore[arg-type]
 
     def _heads(self, exchange: Exchange, data: bytes) -> None:
-        """Any number of 1xx heads, then the final one."""
-        self.touched = True
+        """A few 1xx heads, then the final one."""
+        if not self.touched:
+            self.touched = True
+            self.left = 0  # counts the 1xx heads until there is a body
+        if self.buffer:
+            data, self.buffer = self.buffer + data, b""
+        start = 0
         while True:
-            if self.buffer:
-                data, self.buffer = self.buffer + data, b""
-            end = data.find(b"\r\n\r\n") + 4
-            if end <= 3 or end > MAX_RESPONSE_HEAD:
-                if len(data) > MAX_RESPONSE_HEAD or BROKEN_LINE.search(data):
-                    self.bad_response()
-                else:
-                    self.buffer = data
+            end = data.find(b"\r\n\r\n", start) + 4
+            if end <= 3 or end - start > MAX_RESPONSE_HEAD:
+                self._incomplete(data[start:])
                 return
             try:
-                head = self.gateway.responses.parse(data[:end])
+                head = self.gateway.responses.parse(data[start:end])
             except Http1Error as error:
-                self.gateway.log(f"node {self.node.name}: {error}")
+                self.gateway.complain(f"node {self.node.name}: {error}")
                 self.bad_response()
                 return
-            data = data[end:]
             if head.status >= 200:
-                self._final(exchange, head, data)
+                self._final(exchange, head, data[end:])
                 return
             if head.status == 101:
-                self._switch(exchange, head, data)
+                self._switch(exchange, head, data[end:])
+                return
+            self.left += 1
+            if self.left > _MAX_INTERIM:
+                self.bad_response()
                 return
             exchange.informational(head)
-            if self.exchange is None or not data:
+            start = end
+            if self.exchange is None or start == len(data):
                 return
+
+    def _incomplete(self, data: bytes) -> None:
+        """The beginning of a head."""
+        if len(data) > MAX_RESPONSE_HEAD or BROKEN_LINE.search(data):
+            self.bad_response()
+        else:
+            self.buffer = data
 
     def _switch(self, exchange: Exchange, head: ResponseHead, data: bytes) -> None:
         offered = upgrade_protocols(exchange.block.upgrade) if exchange.request.minor else []
@@ -207,7 +222,10 @@ class Back:
     def _final(self, exchange: Exchange, head: ResponseHead, data: bytes) -> None:
         """The final head; ``data`` is what came behind it."""
         if head.bodiless or exchange.request.method == b"HEAD":
-            self._whole(exchange, head, b"", b"", reusable=head.persistent and not data)
+            # A node that sends the body it announces, against the rules, must not get the chance
+            # to have it taken for the next client's response.
+            reusable = head.persistent and not data and head.length in (0, UNTIL_CLOSE)
+            self._whole(exchange, head, b"", b"", reusable=reusable)
         elif head.length >= 0:
             size = len(data)
             if size >= head.length:
@@ -427,8 +445,9 @@ class HttpBack(Back, asyncio.Protocol):
     # --- Back ---------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        self.node.rx += len(data)
-        self.transport.write(data)
+        if not self.transport.is_closing():
+            self.node.rx += len(data)
+            self.transport.write(data)
 
     def abort(self) -> None:
         self.exchange = self._pumped = None
@@ -436,16 +455,18 @@ class HttpBack(Back, asyncio.Protocol):
         self.transport.abort()
 
     def write_eof(self) -> None:
-        if self.transport.can_write_eof():
+        if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
 
     def pause(self) -> None:
         self.paused = True
-        self.transport.pause_reading()
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
 
     def resume(self) -> None:
         self.paused = False
-        self.transport.resume_reading()
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def release(self, *, reusable: bool) -> None:
         self.exchange = None
@@ -502,7 +523,15 @@ async def _connect_unix(sock: socket.socket, address: Address) -> None:
 async def _connect_http(gateway: HttpGateway, node: Node, exchange: Exchange) -> None:
     reason: OSError | None = None
     for family, address in node.addresses:
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                exchange.task = None
+                exchange.shortage(error)
+                return
+            reason = error
+            continue
         try:
             if family == socket.AF_UNIX:
                 await _connect_unix(sock, address)

@@ -22,7 +22,7 @@ from uwgate.protocols.uwsgi import PacketError
 from uwgate.router.errors import Failure
 from uwgate.router.heads import uwsgi_packet
 from uwgate.router.poller import READ, WRITE
-from uwgate.router.upstream import RAW, SENT, Back
+from uwgate.router.upstream import RAW, SENT, SHORTAGES, Back
 
 if TYPE_CHECKING:
     from uwgate.router.balance import Address, Node
@@ -68,7 +68,11 @@ class UwsgiBack(Back):
         try:
             self.sock = sock = new_socket(family, _STREAM)
         except OSError as error:  # no descriptor left, or no such family
-            self._try_next(packet, error.strerror or str(error))
+            exchange = self.exchange
+            if error.errno in SHORTAGES and exchange is not None:
+                exchange.shortage(error)
+            else:
+                self._try_next(packet, error.strerror or str(error))
             return
         self.fd = sock.fileno()
         try:

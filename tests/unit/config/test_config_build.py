@@ -78,7 +78,6 @@ def test_defaults() -> None:
         ("http-auto-chunked = false", "auto_chunked", False),
         ("http-auto-gzip = true", "auto_gzip", True),
         ("http-raw-body =", "raw_body", True),
-        ("http-websockets = off", "websockets", False),
         ("http-chunked-input = 1", "chunked_input", True),
         ("http-manage-source = yes", "manage_source", True),
         ("http-manage-rtsp = yes", "manage_rtsp", True),
