@@ -19,7 +19,7 @@ from uwgate.protocols.http1_response import ResponseHead
 from uwgate.router.clock import Clock
 
 if TYPE_CHECKING:
-    from uwgate.router.upstream import HttpBack
+    from uwgate.router.upstream_http import HttpBack
 
 Address = tuple[str, int] | tuple[str, int, int, int] | str | bytes
 NO_HEAD = ResponseHead()

@@ -4,118 +4,30 @@ An exchange stands between a *front* (the client's side, ``front.Front``) and a 
 side, ``upstream.Back``), so that neither knows what the other speaks. HTTP/1 fronts keep one
 exchange and use it again for every request.
 
-What may be sent again (RFC 9110 §9.2.2): a request of which no byte reached a node, always. A
-request without a body whose connection died before the first response byte: once, over a new
-connection and to another node if there is one, if its method is safe, or if it is idempotent and
-the connection was a reused one. Nothing after a response byte.
+The way to a connection, and what may be sent again, is in ``attempts``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING
 
-from uwgate.protocols.http1_request import CHUNKED, RequestBlock, RequestLine
+from uwgate.protocols.http1_request import RequestBlock, RequestLine
 from uwgate.protocols.http1_response import ResponseHead
-from uwgate.protocols.uwsgi import PacketError, parse_packet
+from uwgate.protocols.uwsgi import parse_packet
 from uwgate.router import heads
-from uwgate.router.balance import Node
+from uwgate.router.attempts import SPOOLS, Attempts, Back
 from uwgate.router.errors import Failure
-from uwgate.router.front import Front
-from uwgate.router.resolve import ResolveTimeoutError
-from uwgate.router.spool import Spool, SpoolFullError
-from uwgate.router.upstream import HttpBack, connect_http
-from uwgate.router.upstream_uwsgi import UwsgiBack, connect_uwsgi
+from uwgate.router.phases import CONNECTING, IDLE, RELAYING, RESOLVING, SENT, SPOOLING, TUNNEL
+from uwgate.router.spool import SpoolFullError
+from uwgate.router.upstream_uwsgi import connect_uwsgi
 
-if TYPE_CHECKING:
-    from uwgate.router.http import HttpGateway
-
-Back = HttpBack | UwsgiBack
-
-SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 _PENDING_LIMIT = 65536  # bytes of a body held while a connection is being made
-_SPOOLS = 4  # largest bodies (max_spool) that all requests of a worker may hold together
-_STALE_AFTER = 1.0  # seconds idle after which only repeatable requests reuse a connection
-
-# Phases of an exchange.
-IDLE, RESOLVING, SPOOLING, CONNECTING, SENT, RELAYING, TUNNEL = range(7)
 
 
-class Exchange:
+class Exchange(Attempts):
     """The state of one request between its front and its back."""
 
-    __slots__ = (
-        "attempts",
-        "back",
-        "block",
-        "connected_at",
-        "extra",
-        "extra_variables",
-        "failure",
-        "first_byte_at",
-        "front",
-        "gateway",
-        "head",
-        "node",
-        "packet",
-        "packet_node",
-        "packet_size",
-        "paused_front",
-        "pending",
-        "pending_size",
-        "phase",
-        "plain",
-        "raw",
-        "request",
-        "request_ended",
-        "request_size",
-        "resent",
-        "responded",
-        "response_size",
-        "spool",
-        "started_at",
-        "task",
-        "trailer",
-        "tried",
-        "variables_sent",
-    )
-
-    def __init__(self, gateway: HttpGateway, front: Front) -> None:
-        self.gateway = gateway
-        self.front = front
-        self.phase = IDLE
-        self.back: Back | None = None
-        self.node: Node | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.spool: Spool | None = None
-        self.request: RequestLine
-        self.block: RequestBlock
-        self.extra = b""
-        self.extra_variables = b""
-        self.head = b""  # of a plain request, for HTTP nodes
-        self.packet = b""  # the same for uwsgi nodes, made when one is picked
-        self.packet_node: Node | None = None  # whose modifiers are in it
-        self.pending: list[bytes] = []
-        self.pending_size = 0
-        self.trailer = b""  # of a body that was complete before there was a connection
-        self.paused_front = False
-        self.raw = False
-        self.started_at = 0.0
-        self.connected_at = 0.0
-        self.first_byte_at = 0.0
-        self.response_size = 0
-        self.request_size = 0
-        self.packet_size = 0
-        self.variables_sent = b""
-        self.failure: Failure | None = None
-        self.attempts = 0
-        self.plain = False
-        self.responded = False
-        self.request_ended = True
-        self.resent = False
-        self.tried: tuple[Node, ...] = ()
+    __slots__ = ()
 
     # --- from the front -----------------------------------------------------------------------
 
@@ -146,9 +58,9 @@ class Exchange:
         if turn is not None:
             node = turn()
             if not node.dead_until:
-                self._dispatch(node)
+                self.dispatch(node)
                 return
-        self._pick()
+        self.pick()
 
     def again(self) -> None:
         """Begin the same request as the last one, which was plain and repeatable: the usual case,
@@ -171,12 +83,12 @@ class Exchange:
                     self.phase = CONNECTING
                     connect_uwsgi(gateway, node, self)
                 else:
-                    self._open(node)
+                    self.open(node)
                 return
         self.attempts = 0
         self.node = None
         self.phase = RESOLVING
-        self._pick()
+        self.pick()
 
     def _count(self) -> None:
         """One request more, and when it began."""
@@ -203,7 +115,7 @@ class Exchange:
                 self.fail(Failure.RESOURCES)
             else:
                 self.gateway.spooled += len(payload)
-                if self.gateway.spooled > self.gateway.settings.max_spool * _SPOOLS:
+                if self.gateway.spooled > self.gateway.settings.max_spool * SPOOLS:
                     self.fail(Failure.RESOURCES)
             return
         if self.phase >= SENT:
@@ -223,7 +135,7 @@ class Exchange:
             assert self.node is not None
             self.spool.seal()
             self.front.deadline = self.gateway.request_deadline
-            self._connect(self.node)
+            self.connect(self.node)
         elif self.phase >= SENT:
             # From here on it is the node's turn: no minimum rate any more.
             self.front.deadline = self.gateway.request_deadline
@@ -240,7 +152,7 @@ class Exchange:
         """The front's deadline passed while this exchange was under way."""
         phase = self.phase
         if phase == CONNECTING:
-            self._drop_attempt()
+            self.drop_attempt()
             self.connect_failed(Failure.CONNECT_TIMEOUT, "timed out")
         elif phase == RESOLVING:
             self.fail(Failure.RESOLVE_TIMEOUT)
@@ -255,145 +167,7 @@ class Exchange:
         else:
             self.abort(Failure.NODE_STALLED)
 
-    # --- picking and connecting -----------------------------------------------------------------
-
-    def _pick(self) -> None:
-        gateway = self.gateway
-        key = self.block.key or gateway.default_key
-        picked = gateway.resolver.pick(key, self.front.client, self.tried)
-        if isinstance(picked, Node):
-            self._dispatch(picked)
-        elif picked is None:
-            self._no_primary()
-        else:
-            self.phase = RESOLVING
-            self.task = gateway.loop.create_task(self._wait(picked))
-
-    async def _wait(self, picked: Awaitable[Node | None]) -> None:
-        try:
-            node = await picked
-        except ResolveTimeoutError:
-            self.task = None
-            self.fail(Failure.RESOLVE_TIMEOUT)
-            return
-        self.task = None
-        if node is None:
-            self._no_primary()
-        else:
-            self._dispatch(node)
-
-    def _no_primary(self) -> None:
-        """No node of the mapper is left: the fallback list, then a marked node, then give up."""
-        gateway = self.gateway
-        node = gateway.fallback.pick(self.front.client, self.tried) if gateway.fallback else None
-        if node is None:
-            node = gateway.last_resort(self.tried)
-        if node is not None:
-            self._dispatch(node)
-        elif self.tried:
-            self.fail(self.failure_of_tries)
-        else:
-            self.fail(Failure.NO_NODE if gateway.mapped else Failure.NO_NODE_ALIVE)
-
-    @property
-    def failure_of_tries(self) -> Failure:
-        """What to answer when every node was tried in vain."""
-        return self.failure or Failure.NODE_CONNECT
-
-    def _dispatch(self, node: Node) -> None:
-        self.node = node
-        if node.protocol == "uwsgi" and self.block.length == CHUNKED:
-            settings = self.gateway.settings
-            chunked = settings.chunked_input or settings.raw_body or self.raw
-            if not chunked and self.spool is None:
-                self._begin_spool()
-                return
-        self._connect(node)
-
-    def _begin_spool(self) -> None:
-        """A uwsgi node must be told a length: take in the whole body first."""
-        settings = self.gateway.settings
-        self.phase = SPOOLING
-        self.spool = Spool(settings.body_buffer, settings.max_body or settings.max_spool)
-        self.front.send_continue()
-        if self.pending:
-            pending, self.pending, self.pending_size = self.pending, [], 0
-            for payload in pending:
-                self.request_data(payload)
-        self._resume_front()
-
-    def _connect(self, node: Node) -> None:
-        self.attempts += 1
-        node.active += 1
-        node.requests += 1
-        if node.protocol == "http":
-            idle = node.idle
-            if idle and not self.resent and self._may_reuse(idle[-1]):
-                idle.pop().begin(self)
-                return
-        self._open(node)
-
-    def _open(self, node: Node) -> None:
-        """A new connection to the node."""
-        self.phase = CONNECTING
-        gateway = self.gateway
-        if gateway.short_connect:
-            self.front.deadline = gateway.clock.now + gateway.settings.connect_timeout
-            self.front.watch()
-        if not node.addresses:
-            self.task = gateway.loop.create_task(self._look_up(node))
-        elif node.protocol == "http":
-            self.task = connect_http(gateway, node, self)
-        else:
-            connect_uwsgi(gateway, node, self)
-
-    async def _look_up(self, node: Node) -> None:
-        await self.gateway.look_up([node])
-        self.task = None
-        if node.addresses:
-            self._open(node)
-        else:
-            self.connect_failed(Failure.NODE_CONNECT, "its name does not resolve")
-
-    def _may_reuse(self, back: HttpBack) -> bool:
-        """A node may close an idle connection just when a request is on its way. A request that
-        cannot be repeated goes only over one that was in use a moment ago."""
-        if self.request.repeatable and not self.block.length:
-            return True
-        gateway = self.gateway
-        idle_since = back.deadline - gateway.settings.node_keepalive_timeout
-        return idle_since + _STALE_AFTER >= gateway.clock.now and back.is_open()
-
-    def connect_failed(self, failure: Failure, reason: str) -> None:
-        """The connection could not be made; nothing was sent, so another node may be tried."""
-        gateway, node = self.gateway, self.node
-        assert node is not None
-        self._leave(node)
-        node.failed(gateway.clock, gateway.settings.gracetime)
-        if not gateway.settings.quiet:
-            gateway.complain(f"unable to connect to node {node.name}: {reason}")
-        self.failure = failure
-        self.tried += (node,)
-        if self.attempts > gateway.settings.max_retries:
-            self.fail(failure)
-            return
-        gateway.tally.retries += 1
-        self.front.deadline = gateway.clock.now + gateway.settings.timeout
-        self._pick()
-
     # --- from the back --------------------------------------------------------------------------
-
-    def shortage(self, error: OSError) -> None:
-        """No descriptor or memory for a connection: our fault, and no mark for the node."""
-        self.gateway.complain(f"cannot open a connection: {error.strerror}")
-        self._drop_attempt()
-        self.fail(Failure.RESOURCES)
-
-    def packet_refused(self, error: PacketError) -> None:
-        """The request cannot be said in a uwsgi packet."""
-        self._drop_attempt()
-        large = "at most" in str(error) or "the most" in str(error)
-        self.fail(Failure.PACKET_TOO_LARGE if large else Failure.BAD_REQUEST)
 
     def connected_now(self) -> None:
         """Note the time for the request log."""
@@ -411,17 +185,12 @@ class Exchange:
             return
         if self.block.expect:
             heads.expect(self)
-        self._resume_front()  # first: the back may ask for a pause again
+        self.resume_front()  # first: the back may ask for a pause again
         pending, self.pending, self.pending_size = self.pending, [], 0
         for payload in pending:
             back.body(payload)
         if self.request_ended:
             back.body_end(self.trailer)
-
-    def _resume_front(self) -> None:
-        if self.paused_front:
-            self.paused_front = False
-            self.front.resume()
 
     def whole(self, head: ResponseHead, data: bytes, end: int) -> None:
         """A complete response arrived in one piece; the back has let go already."""
@@ -491,45 +260,6 @@ class Exchange:
             self.first_byte_at = time.monotonic()
         self.front.upgraded(head)
 
-    def lost(self, back: Back, failure: Failure, untouched: bool) -> None:
-        """The connection to the node is gone before its response was complete.
-
-        ``untouched``: not one byte of a response was received.
-        """
-        self.back = None
-        node = self.node
-        assert node is not None
-        if self.responded:
-            self.abort(failure)
-            return
-        if untouched and not self.resent and self._repeatable(back):
-            self._leave(node)
-            self.gateway.tally.retries += 1
-            self.failure = failure
-            self.resent = True
-            if back.reused:
-                self._discard_idle(node)
-            # Elsewhere if possible: who closes an idle connection may be about to die.
-            self.tried += (node,)
-            other = None
-            if not self.gateway.mapped:
-                other = self.gateway.resolver.pick(self.block.key, self.front.client, self.tried)
-            self._dispatch(other if isinstance(other, Node) else node)
-            return
-        self.fail(failure)
-
-    def _discard_idle(self, node: Node) -> None:
-        """Where one idle connection was closed by the node, the older ones are as good as gone."""
-        idle, node.idle = node.idle, []
-        for back in idle:
-            back.abort()
-
-    def _repeatable(self, back: Back) -> bool:
-        if self.block.length or self.block.upgrade or self.raw:
-            return False
-        request = self.request
-        return request.method in SAFE or (back.reused and request.repeatable)
-
     def forget(self) -> None:
         """No request was begun: nothing of an earlier one may show in the log."""
         self.node = None
@@ -546,11 +276,6 @@ class Exchange:
         return len(parsed.variables) if parsed is not None else 0
 
     # --- ends ---------------------------------------------------------------------------------
-
-    def _leave(self, node: Node) -> None:
-        """Done with this node: from CONNECTING on, a request counts as active there."""
-        node.active -= 1
-        self.phase = RESOLVING
 
     def _finish(self) -> None:
         """Free what the request held; the front writes the log when it is done."""
@@ -569,7 +294,7 @@ class Exchange:
             self.pending_size = 0
             self.trailer = b""
 
-    def _drop_attempt(self) -> None:
+    def drop_attempt(self) -> None:
         """Give up the connection (made or being made)."""
         task, self.task = self.task, None
         if task is not None:
@@ -582,7 +307,7 @@ class Exchange:
         if self.phase == IDLE:
             return
         self.failure = failure
-        self._drop_attempt()
+        self.drop_attempt()
         self.paused_front = False
         self._finish()
 

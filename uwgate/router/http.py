@@ -32,7 +32,7 @@ from uwgate.router.http1_responses import KEPT_HEAD, Http1Responses
 from uwgate.router.poller import Poller
 from uwgate.router.resolve import make_resolver
 from uwgate.router.tally import Tally
-from uwgate.router.upstream import HttpBack
+from uwgate.router.upstream_http import HttpBack
 from uwgate.router.upstream_uwsgi import UwsgiBack
 
 _COMPLAINTS = 20  # log lines a second that traffic can cause

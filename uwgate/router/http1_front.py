@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
-from uwgate.protocols.chunked import ChunkedError, ChunkedReader
 from uwgate.protocols.http1 import BROKEN_LINE, Fault, Http1Error
 from uwgate.protocols.http1_request import (
     CHUNKED as BODY_CHUNKED,
@@ -22,7 +21,8 @@ from uwgate.protocols.http1_request import (
 from uwgate.protocols.http1_varying import VaryingLines
 from uwgate.protocols.uwsgi import var
 from uwgate.router.errors import Failure
-from uwgate.router.exchange import IDLE, Exchange
+from uwgate.router.exchange import Exchange
+from uwgate.router.http1_bodies import Http1Bodies
 from uwgate.router.http1_responses import (
     BODY,
     GONE,
@@ -31,8 +31,8 @@ from uwgate.router.http1_responses import (
     PREFACE,
     TUNNEL,
     WAIT,
-    Http1Responses,
 )
+from uwgate.router.phases import IDLE
 from uwgate.router.preface import Preface, PrefaceError
 from uwgate.router.upstream import RAW
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from uwgate.router.http import HttpGateway, Listener
 
 _LINGER = 2.0  # seconds a refused client gets to read why
-_BODY_GRACE = 20.0  # seconds before a body's rate counts
 _PREFACE_LIMIT = 8192  # more than any PROXY header
 _PIPELINE_LIMIT = 65536  # bytes of further requests read ahead
 
@@ -55,20 +54,15 @@ FAILURES = {
 }
 
 
-class Http1Front(Http1Responses, asyncio.Protocol):
+class Http1Front(Http1Bodies, asyncio.Protocol):
     """One client connection. At most one exchange is under way; further requests wait."""
 
     __slots__ = (
-        "body_bytes",
-        "body_since",
         "last",
-        "left",
         "line",
         "listener",
         "parser",
         "preface",
-        "reader",
-        "reading",
         "scanned",
         "skipped",
         "varying",
@@ -81,14 +75,9 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         self.last = b""  # the last request, if it took the first lines of data_received
         self.line = b""
         self.varying: VaryingLines | None = None
-        self.reader: ChunkedReader | None = None
         self.preface: Preface | None = None
         self.scanned = 0  # bytes of the buffer known to hold no whole head
         self.skipped = False  # an empty line before the next request line (while ``line`` is empty)
-        self.left = 0  # body bytes to come
-        self.reading = True
-        self.body_bytes = 0
-        self.body_since = 0.0
 
     # --- asyncio.Protocol -----------------------------------------------------------------------
 
@@ -197,7 +186,7 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         if stage == WAIT:
             return True  # half-closed: the answer is still wanted
         if stage == BODY:
-            self._body_cut_short()
+            self.body_cut_short()
         elif stage == HEAD and self.buffer:
             self._refuse(Failure.BAD_REQUEST)
             return True
@@ -281,7 +270,7 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         """Bytes of the client, at any stage."""
         stage = self.stage
         if stage == BODY:
-            self._body(data)
+            self.body(data)
         elif stage == TUNNEL:
             back = self.exchange.back
             if back is not None:
@@ -289,18 +278,18 @@ class Http1Front(Http1Responses, asyncio.Protocol):
                 self.exchange.request_size += len(data)
                 back.write(data)
         elif stage == HEAD:
-            self._append(data)
+            self.keep(data)
             if not self.blocked:
                 self._scan()
         elif stage == WAIT:
-            self._append(data)
+            self.keep(data)
             if self.reading and len(cast(bytearray, self.buffer)) > _PIPELINE_LIMIT:
                 self.pause()
         elif stage == PREFACE:
-            self._append(data)
+            self.keep(data)
             self._preface()
 
-    def _append(self, data: bytes) -> None:
+    def keep(self, data: bytes) -> None:
         if self.buffer is None:
             self.buffer = bytearray(data)
             self.scanned = 0
@@ -407,7 +396,7 @@ class Http1Front(Http1Responses, asyncio.Protocol):
             self.persist = False
             length = 0
         if length:
-            self._expect_body(length)
+            self.expect_body(length)
         else:
             self.stage = WAIT
         exchange.start(request, block, not length, raw_session)
@@ -419,77 +408,6 @@ class Http1Front(Http1Responses, asyncio.Protocol):
         if buffer and self.stage in (BODY, TUNNEL):
             self.buffer = None
             self._general(bytes(buffer))
-
-    def _expect_body(self, length: int) -> None:
-        self.stage = BODY
-        self.left = length
-        self.reader = ChunkedReader() if length == BODY_CHUNKED else None
-        self.body_bytes = 0
-        self.body_since = self.gateway.clock.now
-
-    def _body(self, data: bytes) -> None:
-        """Body bytes: counted or unchunked, and what is behind them kept for the next request."""
-        exchange = self.exchange
-        size = len(data)
-        self.body_bytes += size
-        self._body_deadline()
-        reader = self.reader
-        if reader is not None:
-            self._chunked_body(reader, data)
-            return
-        left = self.left
-        if size < left:
-            self.left = left - size
-            exchange.request_data(data)
-            return
-        self.left = 0
-        self.stage = WAIT
-        if size > left:
-            self._append(data[left:])
-            data = data[:left]
-        exchange.request_data(data)
-        if self.stage == WAIT:
-            exchange.request_end()
-
-    def _chunked_body(self, reader: ChunkedReader, data: bytes) -> None:
-        exchange, limit = self.exchange, self.gateway.settings.max_body
-        try:
-            end = reader.feed(data)
-        except ChunkedError:
-            exchange.fail(Failure.BAD_CHUNK)
-            return
-        if limit and reader.size > limit:
-            exchange.fail(Failure.BODY_TOO_LARGE)
-            return
-        done = reader.done
-        if done:
-            self.stage = WAIT
-            self.reader = None
-            if end < len(data):
-                self._append(data[end:])
-        for payload in reader.payload:
-            exchange.request_data(payload)
-            if self.stage not in (BODY, WAIT):
-                return
-        if done and self.stage == WAIT:
-            exchange.request_end(reader.trailer)
-
-    def _body_deadline(self) -> None:
-        """Inactivity, or an average below the minimum rate, whichever strikes first."""
-        settings, now = self.gateway.settings, self.gateway.clock.now
-        deadline = now + settings.timeout
-        if settings.body_min_rate:
-            due = self.body_since + _BODY_GRACE + self.body_bytes / settings.body_min_rate
-            deadline = min(deadline, due)
-        self.deadline = deadline
-        if deadline < self.due:
-            self.gateway.clock.watch(self)
-
-    def _body_cut_short(self) -> None:
-        """The client closed its side in the middle of a body: there is no request to answer."""
-        self.exchange.client_lost()
-        self.gateway.tally.errors[Failure.CLIENT_CLOSED] += 1
-        self.log(Failure.CLIENT_CLOSED)
 
     def _refuse(
         self, failure: Failure, request: RequestLine | None = None, raw: bytes = b""
@@ -510,23 +428,10 @@ class Http1Front(Http1Responses, asyncio.Protocol):
             self.scanned = 0
             self._scan()
             if self.eof and self.stage == BODY:
-                self._body_cut_short()
+                self.body_cut_short()
                 self.transport.close()
             elif self.eof and self.stage == HEAD:
                 self._refuse(Failure.BAD_REQUEST)
-
-    def pause(self) -> None:
-        if self.reading:
-            self.reading = False
-            self.transport.pause_reading()
-
-    def resume(self) -> None:
-        if not self.reading:
-            self.reading = True
-            # What the client could not send meanwhile is not its slowness.
-            self.body_since = self.gateway.clock.now
-            self.body_bytes = 0
-            self.transport.resume_reading()
 
     def watch(self) -> None:
         self.gateway.clock.watch(self)

@@ -21,8 +21,9 @@ from uwgate.protocols.http1_response import ResponseHead
 from uwgate.protocols.uwsgi import PacketError
 from uwgate.router.errors import Failure
 from uwgate.router.heads import uwsgi_packet
+from uwgate.router.phases import SENT
 from uwgate.router.poller import READ, WRITE
-from uwgate.router.upstream import RAW, SENT, SHORTAGES, Back
+from uwgate.router.upstream import RAW, SHORTAGES, Back
 
 if TYPE_CHECKING:
     from uwgate.router.balance import Address, Node

@@ -1,0 +1,3 @@
+"""The phases of an exchange, in order; from CONNECTING on it counts as active at its node."""
+
+IDLE, RESOLVING, SPOOLING, CONNECTING, SENT, RELAYING, TUNNEL = range(7)
