@@ -265,21 +265,10 @@ class HttpGateway:
         return self._static_group.last_resort(tried)
 
     def send_packets(self) -> None:
-        """Send the packets of all connections in ``unsent``.
-
-        Nodes answer in turn and often at once: the first responses may be here when the last packet
-        is sent. Those are taken without ever waiting for them in the poller; from the first that is
-        not there on, all others wait.
-        """
+        """Send the packets of all connections in ``unsent``."""
         unsent, self.unsent = self.unsent, []
         for back in unsent:
             back.send_packet()
-        early = len(unsent) > 1
-        for back in unsent:
-            if early:
-                early = back.receive_early()
-            else:
-                back.wait()
 
     # --- names of nodes ---------------------------------------------------------------------------
 

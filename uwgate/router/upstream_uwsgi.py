@@ -107,40 +107,22 @@ class UwsgiBack(Back):
             self._try_next(packet, error.strerror or str(error))
             return
         node.rx += sent
-        if sent == len(packet) and exchange.plain and not gateway.short_connect:
+        if sent == len(packet):
             self._unsent = b""
-            if node.dead_until:
-                node.works()
+            self._events = events = READ
+        else:
+            self._unsent = packet[sent:]
+            self._events = events = READ | WRITE
+        poller, fd = gateway.poller, self.fd
+        poller.owners[fd] = self
+        poller.add(fd, events)
+        if exchange.plain and not node.dead_until and not gateway.short_connect:
             gateway.tally.node_connects += 1
             exchange.phase = SENT
             if gateway.timed > 1:
                 exchange.connected_now()
-            return
-        self._unsent = packet[sent:]
-        self._set_events(READ | WRITE if self._unsent else READ)
-        self._connected()
-
-    def wait(self) -> None:
-        """Wait for the response, unless ``send_packet`` began to already."""
-        if not self._events and self.fd >= 0 and not self.paused:
-            self._set_events(READ)
-
-    def receive_early(self) -> bool:
-        """The response may be here before anything was registered: False if it is not."""
-        if self._events or self.fd < 0:
-            return True
-        try:
-            data = self.sock.recv(_FIRST_READ)
-        except BlockingIOError:
-            self._set_events(READ)
-            return False
-        except OSError:
-            self._close_socket()
-            self.ended(reset=True)
-            return True
-        self._take(data)
-        self.wait()  # where there is more to come
-        return True
+        else:
+            self._connected()
 
     def later_addresses(self, addresses: tuple[tuple[int, Address], ...]) -> None:
         """What to try if the first address of the node fails."""
@@ -194,6 +176,7 @@ class UwsgiBack(Back):
             if exchange is None or not exchange.plain or self.state or self.buffer:
                 self._receive()
                 return
+            # The usual case: the head, and all of the body, in one piece.
             try:
                 data = self.sock.recv(_FIRST_READ)
             except BlockingIOError:
@@ -202,7 +185,29 @@ class UwsgiBack(Back):
                 self._close_socket()
                 self.ended(reset=True)
                 return
-            self._take(data)
+            node = self.node
+            last = node.last_head
+            if data.startswith(last):
+                head, end = node.last_parsed, len(last)
+            else:
+                end = data.find(b"\r\n\r\n") + 4
+                found = self._head(data[:end]) if end > 3 else None
+                if found is None:
+                    self._receive(data)
+                    return
+                head = node.last_parsed = found
+                node.last_head = data[:end]
+            if head.length == len(data) - end and head.whole:
+                node.tx += len(data)
+                self.gateway.poller.owners.pop(self.fd, None)
+                self.sock.close()
+                self.exchange = None
+                self.fd = -1
+                self._events = 0
+                self.gateway.spare.append(self)
+                exchange.whole(head, data, end)
+            else:
+                self._receive(data)
             return
         if exchange is not None and exchange.back is self and exchange.phase < SENT:
             self._on_connecting()
@@ -211,34 +216,6 @@ class UwsgiBack(Back):
             self._flush()
         if self.fd >= 0 and self._events & READ:
             self._receive()
-
-    def _take(self, data: bytes) -> None:
-        """The first bytes of the response to a plain request: most often all of it."""
-        node, exchange = self.node, self.exchange
-        last = node.last_head
-        if data.startswith(last):
-            head, end = node.last_parsed, len(last)
-        else:
-            end = data.find(b"\r\n\r\n") + 4
-            found = self._head(data[:end]) if end > 3 else None
-            if found is None:
-                self._receive(data)
-                return
-            head = node.last_parsed = found
-            node.last_head = data[:end]
-        if head.length != len(data) - end or not head.whole or exchange is None:
-            self._receive(data)
-            return
-        node.tx += len(data)
-        fd = self.fd
-        if self._events:
-            self._events = 0
-            self.gateway.poller.owners.pop(fd, None)
-        self.sock.close()
-        self.exchange = None
-        self.fd = -1
-        self.gateway.spare.append(self)
-        exchange.whole(head, data, end)
 
     def _on_connecting(self) -> None:
         code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
