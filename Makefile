@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8080
 ARGS ?=
+RUN ?= pytest
 
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.stamp-run
@@ -26,13 +27,13 @@ demo: $(RUN_STAMP)
 	@PORT=$(PORT) $(BIN)/python -m uwgate.demo
 
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m $(RUN) $(ARGS)
 
 # Reports even if a test failed; fails if a test or a gate did.
 coverage: $(DEV_STAMP)
 	$(BIN)/python -m coverage erase
 	@status=0; \
-	$(BIN)/python -m coverage run -m pytest $(ARGS) || status=1; \
+	$(MAKE) --no-print-directory test RUN="coverage run -m pytest" || status=1; \
 	$(BIN)/python -m coverage combine --quiet || status=1; \
 	echo "the package: at least 90 %"; \
 	$(BIN)/python -m coverage report --skip-covered --fail-under=90 || status=1; \

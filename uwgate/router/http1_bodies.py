@@ -104,12 +104,12 @@ class Http1Bodies(Http1Responses):
         self.log(Failure.CLIENT_CLOSED)
 
     def pause(self) -> None:
-        if self.reading:
+        if self.reading and not self.transport.is_closing():
             self.reading = False
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        if not self.reading:
+        if not self.reading and not self.transport.is_closing():
             self.reading = True
             # What the client could not send meanwhile is not its slowness.
             self.body_since = self.gateway.clock.now
