@@ -149,7 +149,7 @@ class RequestBlock:
 
     ``length``: Content-Length in bytes, 0 without a body, CHUNKED for chunked.
     ``simple``: no body, no Upgrade, no Expect, no Connection: close, one Host, no Forwarded to add,
-    nothing of a trusted peer to extend.
+    nothing of a trusted peer to extend, not longer than what is remembered.
     ``forward``: ``CRLF field CRLF field …`` for an HTTP node, without the end of the last line and
     without Expect and X-Forwarded-For/-Proto, which depend on the connection.
     ``variables``: the same fields as uwsgi variables (HTTP_…, CONTENT_LENGTH, CONTENT_TYPE).
@@ -264,6 +264,7 @@ class RequestParser:
             or block.x_for
             or block.x_proto
             or self.policy.forwarded
+            or len(raw) > BLOCK_LIMIT
         )
         return block
 

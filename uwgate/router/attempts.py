@@ -59,6 +59,7 @@ class Attempts:
         "phase",
         "plain",
         "raw",
+        "raw_wanted",
         "request",
         "request_ended",
         "request_size",
@@ -92,7 +93,8 @@ class Attempts:
         self.pending_size = 0
         self.trailer = b""  # of a body that was complete before there was a connection
         self.paused_front = False
-        self.raw = False
+        self.raw = False  # the session becomes a tunnel as soon as the head is sent
+        self.raw_wanted = False  # by the request, whatever node it meets
         self.started_at = 0.0
         self.connected_at = 0.0
         self.first_byte_at = 0.0
@@ -112,6 +114,10 @@ class Attempts:
 
     def request_data(self, payload: bytes) -> None:
         """Body bytes of the client, without framing."""
+        raise AssertionError
+
+    def request_end(self, trailer: bytes = b"") -> None:
+        """The body is complete."""
         raise AssertionError
 
     def drop_attempt(self) -> None:
@@ -194,7 +200,11 @@ class Attempts:
             pending, self.pending, self.pending_size = self.pending, [], 0
             for payload in pending:
                 self.request_data(payload)
+                if self.spool is None:  # refused
+                    return
         self.resume_front()
+        if self.request_ended:
+            self.request_end(self.trailer)
 
     def connect(self, node: Node) -> None:
         self.attempts += 1
@@ -315,3 +325,4 @@ class Attempts:
         """Done with this node: from CONNECTING on, a request counts as active there."""
         node.active -= 1
         self.phase = RESOLVING
+        self.raw = self.raw_wanted

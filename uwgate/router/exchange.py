@@ -43,7 +43,7 @@ class Exchange(Attempts):
         self.block = block
         self.request_ended = ended
         self.packet = b""
-        self.raw = raw
+        self.raw = self.raw_wanted = raw
         # Nothing but a head to send, and a response framed as its head says.
         self.plain = plain = ended and block.simple and request.plain
         if plain and request.repeatable:
@@ -268,6 +268,10 @@ class Exchange(Attempts):
         self.request_size = self.packet_size = 0
         self.variables_sent = self.extra = b""
 
+    def forget_heads(self) -> None:
+        """Nothing of a long head is kept while the connection is idle."""
+        self.head = self.packet = self.extra = self.extra_variables = self.variables_sent = b""
+
     def count_variables(self) -> int:
         """Number of uwsgi variables sent (for the request log)."""
         if not self.variables_sent:
@@ -284,6 +288,7 @@ class Exchange(Attempts):
         self.phase = IDLE
         self.responded = False
         self.resent = False
+        self.raw = False
         self.tried = ()
         if self.spool is not None:
             self.gateway.spooled -= self.spool.size

@@ -202,7 +202,8 @@ class HttpGateway:
         for front in list(self.fronts):
             front.drain()
         for node in self._all_nodes():
-            for back in node.idle[:]:
+            idle, node.idle = node.idle, []
+            for back in idle:
                 back.transport.close()
         self.check_drained()
 
@@ -268,7 +269,11 @@ class HttpGateway:
         """Send the packets of all connections in ``unsent``."""
         unsent, self.unsent = self.unsent, []
         for back in unsent:
-            back.send_packet()
+            try:
+                back.send_packet()
+            except OSError as error:  # the poller's: no memory or no watch left
+                if back.exchange is not None:
+                    back.exchange.shortage(error)
 
     # --- names of nodes ---------------------------------------------------------------------------
 

@@ -16,15 +16,14 @@ _BODY_GRACE = 20.0  # seconds before a body's rate counts
 
 
 class Http1Bodies(Http1Responses):
-    """``left``: bytes of a counted body to come. ``reading``: the socket is being read."""
+    """``left``: bytes of a counted body to come."""
 
-    __slots__ = ("body_bytes", "body_since", "left", "reader", "reading")
+    __slots__ = ("body_bytes", "body_since", "left", "reader")
 
     def __init__(self, gateway: HttpGateway) -> None:
         super().__init__(gateway)
         self.reader: ChunkedReader | None = None
         self.left = 0
-        self.reading = True
         self.body_bytes = 0  # since ``body_since``
         self.body_since = 0.0
 
@@ -102,6 +101,7 @@ class Http1Bodies(Http1Responses):
         self.exchange.client_lost()
         self.gateway.tally.errors[Failure.CLIENT_CLOSED] += 1
         self.log(Failure.CLIENT_CLOSED)
+        self.finish_writing()
 
     def pause(self) -> None:
         if self.reading and not self.transport.is_closing():

@@ -166,7 +166,7 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
         if request is None or not request.plain or not block.simple:
             self._general(data)
             return
-        self.last = data
+        self.last = data if request.repeatable else b""
         self.line = line
         self.request = request
         self.stage = WAIT
@@ -188,7 +188,8 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
         if stage == BODY:
             self.body_cut_short()
         elif stage == HEAD and self.buffer:
-            self._refuse(Failure.BAD_REQUEST)
+            if self.scanned:  # else its turn comes (``start_next``)
+                self._refuse(Failure.BAD_REQUEST)
             return True
         return False
 
@@ -429,9 +430,11 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
             self._scan()
             if self.eof and self.stage == BODY:
                 self.body_cut_short()
-                self.transport.close()
             elif self.eof and self.stage == HEAD:
-                self._refuse(Failure.BAD_REQUEST)
+                if not self.buffer:
+                    self.close()
+                elif self.scanned:
+                    self._refuse(Failure.BAD_REQUEST)
 
     def watch(self) -> None:
         self.gateway.clock.watch(self)

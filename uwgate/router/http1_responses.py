@@ -53,6 +53,7 @@ class Http1Responses:
         "http_tail",
         "node_eof",
         "persist",
+        "reading",
         "request",
         "scheme",
         "sent_bytes",
@@ -78,6 +79,7 @@ class Http1Responses:
         self.deadline = 0.0
         self.due = 0
         self.persist = gateway.keepalive
+        self.reading = True  # the socket is being read
         self.waited = False  # 100 Continue was sent
         self.blocked = False  # the client does not read what we write
         self.eof = False  # the client sends no more
@@ -156,7 +158,7 @@ class Http1Responses:
             self.sent_bytes = len(data) - end
             self.head_bytes = len(out) - self.sent_bytes
             self.log(None)
-        if not self.buffer and not self.eof:
+        if not self.buffer and not self.eof and self.reading:
             self.stage = HEAD
             self.deadline = gateway.idle_deadline
             if gateway.short_idle:
@@ -283,12 +285,14 @@ class Http1Responses:
             self.close()
             return
         self.stage = HEAD
-        self.deadline = gateway.idle_deadline
+        # Who is still reading the last response has the time of a request for it.
+        self.deadline = gateway.request_deadline if self.blocked else gateway.idle_deadline
         if gateway.short_idle:
             gateway.clock.watch(self)
         if len(self.block.raw) > KEPT_HEAD:
             self.block = self.exchange.block = NOT_YET
             self.request = None
+            self.exchange.forget_heads()
         if self.buffer:
             # Not from here: a client that pipelines thousands must not nest thousands deep.
             gateway.loop.call_soon(self.start_next)
@@ -356,6 +360,8 @@ class Http1Responses:
             self.persist
             and failure.status in (500, 502, 503, 504)
             and self.stage == WAIT
+            and self.request is not None
+            and bool(self.request.minor)
             and not self.gateway.draining
         )
         self.answer(failure)

@@ -58,6 +58,8 @@ class HttpBack(Back, asyncio.Protocol):
             self.transport.write(head)
             exchange.phase = SENT
             exchange.back = self
+            if self.gateway.short_connect:
+                exchange.front.deadline = self.gateway.request_deadline
             if self.gateway.timed > 1:
                 exchange.connected_now()
             return
@@ -96,7 +98,13 @@ class HttpBack(Back, asyncio.Protocol):
         size = len(data)
         node.tx += size
         exchange = self.exchange
-        if exchange is not None and exchange.plain and not self.state and not self.buffer:
+        if (
+            exchange is not None
+            and exchange.plain
+            and not self.state
+            and not self.buffer
+            and not self.touched
+        ):
             # The usual case: a complete response in one piece, most often with the last head again.
             last = node.last_head
             if data.startswith(last):

@@ -173,7 +173,13 @@ class UwsgiBack(Back):
         """The poller's call; both directions, and the end of connecting."""
         exchange = self.exchange
         if self._events == READ:
-            if exchange is None or not exchange.plain or self.state or self.buffer:
+            if (
+                exchange is None
+                or not exchange.plain
+                or self.state
+                or self.buffer
+                or self.touched
+            ):
                 self._receive()
                 return
             # The usual case: the head, and all of the body, in one piece.
@@ -204,6 +210,8 @@ class UwsgiBack(Back):
                 self.exchange = None
                 self.fd = -1
                 self._events = 0
+                if self._addresses:
+                    self._addresses = ()
                 self.gateway.spare.append(self)
                 exchange.whole(head, data, end)
             else:
@@ -357,6 +365,8 @@ class UwsgiBack(Back):
             self._set_events(self._events & ~READ)
 
     def resume(self) -> None:
+        if not self.paused:
+            return
         self.paused = False
         if self.fd >= 0 and not self._ended:
             self._set_events(self._events | READ)
