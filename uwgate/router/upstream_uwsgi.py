@@ -17,7 +17,6 @@ from _socket import socket as new_socket
 from typing import TYPE_CHECKING, cast
 
 from uwgate.protocols.http1 import Http1Error
-from uwgate.protocols.http1_response import ResponseHead
 from uwgate.protocols.uwsgi import PacketError
 from uwgate.router.errors import Failure
 from uwgate.router.heads import uwsgi_packet
@@ -193,16 +192,12 @@ class UwsgiBack(Back):
                 return
             node = self.node
             last = node.last_head
-            if data.startswith(last):
-                head, end = node.last_parsed, len(last)
-            else:
-                end = data.find(b"\r\n\r\n") + 4
-                found = self._head(data[:end]) if end > 3 else None
-                if found is None:
+            if not data.startswith(last):
+                if not self._learn_head(data):
                     self._receive(data)
                     return
-                head = node.last_parsed = found
-                node.last_head = data[:end]
+                last = node.last_head
+            head, end = node.last_parsed, len(last)
             if head.length == len(data) - end and head.whole:
                 node.tx += len(data)
                 self.gateway.poller.owners.pop(self.fd, None)
@@ -244,11 +239,17 @@ class UwsgiBack(Back):
         self._set_events(READ | WRITE if self._unsent else READ)
         self._connected()
 
-    def _head(self, raw: bytes) -> ResponseHead | None:
+    def _learn_head(self, data: bytes) -> bool:
+        """Make the head in ``data`` the node's last; False: the general path has to look."""
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4:
+            return False
         try:
-            return self.gateway.responses.parse(raw)
+            self.node.last_parsed = self.gateway.responses.parse(data[:end])
         except Http1Error:
-            return None  # the general path says what is wrong
+            return False
+        self.node.last_head = data[:end]
+        return True
 
     def _receive(self, data: bytes | None = None) -> None:
         """The general case; ``data``: received already."""
