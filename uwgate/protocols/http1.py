@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-CRLF = b"\r\n"
-
 # token = 1*tchar                                                       RFC 9110 §5.6.2
 TOKEN_CHARS = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
 TOKEN = re.compile(rb"[" + TOKEN_CHARS + rb"]+")

@@ -65,7 +65,6 @@ class Attempts:
         "request_size",
         "resent",
         "responded",
-        "response_size",
         "spool",
         "started_at",
         "task",
@@ -98,7 +97,6 @@ class Attempts:
         self.started_at = 0.0
         self.connected_at = 0.0
         self.first_byte_at = 0.0
-        self.response_size = 0
         self.request_size = 0
         self.packet_size = 0
         self.variables_sent = b""
@@ -132,7 +130,7 @@ class Attempts:
         """End in the middle of a response or tunnel."""
         raise AssertionError
 
-    def _whole(self) -> Exchange:
+    def _exchange(self) -> Exchange:
         return cast("Exchange", self)
 
     # --- picking and connecting -------------------------------------------------------------------
@@ -213,7 +211,7 @@ class Attempts:
         if node.protocol == "http":
             idle = node.idle
             if idle and not self.resent and self._may_reuse(idle[-1]):
-                idle.pop().begin(self._whole())
+                idle.pop().begin(self._exchange())
                 return
         self.open(node)
 
@@ -227,9 +225,9 @@ class Attempts:
         if not node.addresses:
             self.task = gateway.loop.create_task(self._look_up(node))
         elif node.protocol == "http":
-            self.task = connect_http(gateway, node, self._whole())
+            self.task = connect_http(gateway, node, self._exchange())
         else:
-            connect_uwsgi(gateway, node, self._whole())
+            connect_uwsgi(gateway, node, self._exchange())
 
     async def _look_up(self, node: Node) -> None:
         await self.gateway.look_up([node])

@@ -97,7 +97,7 @@ class Exchange(Attempts):
         if gateway.timed:
             self.started_at = time.monotonic()
             self.connected_at = self.first_byte_at = 0.0
-            self.response_size = self.request_size = self.packet_size = 0
+            self.request_size = self.packet_size = 0
             self.variables_sent = b""
             self.front.forget_response()
 
@@ -197,7 +197,6 @@ class Exchange(Attempts):
         self.back = None
         if self.gateway.timed > 1:
             self.first_byte_at = time.monotonic()
-            self.response_size = len(data) - end
         if self.tried:
             self._finish()
         else:
@@ -214,7 +213,6 @@ class Exchange(Attempts):
         self.front.deadline = gateway.request_deadline
         if gateway.timed > 1:
             self.first_byte_at = time.monotonic()
-            self.response_size = len(data) - end
         self.front.begin(head, data, end)
 
     def informational(self, head: ResponseHead) -> None:
@@ -229,7 +227,6 @@ class Exchange(Attempts):
         self.front.deadline = gateway.clock.now + gateway.settings.timeout
         if gateway.timed > 1:
             self.first_byte_at = time.monotonic()
-            self.response_size = len(payload)
         if ended:
             self.back = None
         self.front.respond(head, payload, ended and not trailer)
@@ -242,7 +239,6 @@ class Exchange(Attempts):
         gateway = self.gateway
         front = self.front
         front.deadline = gateway.request_deadline
-        self.response_size += len(payload)
         front.data(payload)
 
     def response_end(self, trailer: bytes) -> None:

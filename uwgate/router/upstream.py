@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from uwgate.router.http import HttpGateway
 
 # What a back expects next from its node.
-HEAD, LENGTH, CHUNKS, CLOSE, RAW, DONE = range(6)
+HEAD, LENGTH, CHUNKS, CLOSE, RAW = range(5)
 
 MAX_RESPONSE_HEAD = 65536
 _MAX_INTERIM = 100  # 1xx responses before a final one
