@@ -44,7 +44,7 @@ class NodeSettings:
     """One static node (``http-to``, ``http-fallback``), or the pattern of a mapped one.
 
     ``modifier1``/``modifier2`` are None where the node does not say; ``http-modifier1/2``
-    then decide. ``weight`` >= 1.
+    then decide. ``weight`` >= 1. ``backup``: only the lowest level that has a living node is used.
     """
 
     endpoint: Endpoint
@@ -52,6 +52,7 @@ class NodeSettings:
     modifier1: int | None = None
     modifier2: int | None = None
     weight: int = 1
+    backup: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,110 @@ class MapperSettings:
     ``static``: the ``nodes`` list. ``base``: ``value`` + key. ``pattern``: ``value`` with ``%s``
     replaced by the key. ``code``: ``function`` of Python file ``value`` is called with the key and
     returns ``"addr[,modifier1]"`` or None (plain or async), within ``code_timeout`` seconds.
+    ``subscription``: the table of nodes that announced themselves.
     """
 
-    kind: Literal["static", "base", "pattern", "code"] = "static"
+    kind: Literal["static", "base", "pattern", "code", "subscription"] = "static"
     value: str = ""
     function: str = ""
     modifier1: int = 0
     code_timeout: float = 1.0
+
+
+Algo = Literal["wrr", "wrr-uwsgi", "lrc", "wlrc", "iphash", "p2c", "hash"]
+"""How one of several nodes is picked; see ``subscriptions.algorithms``."""
+
+
+@dataclass(frozen=True, slots=True)
+class HashBy:
+    """What ``hash`` looks at: ``kind`` of a request, and the ``name`` of the field or cookie."""
+
+    kind: Literal["path", "uri", "header", "cookie", "client"] = "path"
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionSettings:
+    """Who may announce nodes and how they are used (options ``subscription-*``), for all gateways.
+
+    ``sign_digest``/``sign_directory``: ``subscriptions-sign-check``, both empty where signatures are
+    not checked. ``credentials``: the prefixes of ``subscriptions-credentials-check``.
+    """
+
+    algo: Algo = "wrr"
+    tolerance: float = 17.0  # seconds without an announcement after which a node is dropped
+    dotsplit: bool = False
+    mountpoints: int = 0  # segments of the path that belong to the key; 0 = none
+    slow_start: float = 0.0  # seconds over which a new node comes to its full weight
+    state: str = ""  # file that keeps the table over a restart
+    sign_digest: str = ""
+    sign_directory: str = ""
+    sign_tolerance: float = 86400.0
+    sign_skip_uids: frozenset[int] = frozenset()
+    use_credentials: bool = False
+    credentials: tuple[str, ...] = ()
+    max_keys: int = 1_000_000
+    max_nodes: int = 10_000  # of one key
+    max_rate: int = 20_000  # packets a second of one sender; 0 = no limit
+    max_sender_nodes: int = 100_000  # nodes that one sender may have announced; 0 = no limit
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSubscriptions:
+    """The subscriptions of one gateway (``http-subscription-server`` and its relatives).
+
+    ``servers``, ``resubscribe``: datagram addresses, kind ``tcp`` meaning UDP, or ``unix``.
+    """
+
+    common: SubscriptionSettings
+    servers: tuple[Endpoint, ...]
+    fallback_key: str = ""
+    resubscribe: tuple[Endpoint, ...] = ()
+    resubscribe_bind: Endpoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeSettings:
+    """One ``subscribe-to`` or ``subscribe2``: what to announce, and to whom.
+
+    ``server``: datagram address (``tcp`` meaning UDP, or ``unix``). ``key_file``: the file of
+    ``@FILE``, read at every announcement; ``key`` is empty then. ``address``: "" for the first
+    listening address. ``check``: no packet is sent while this file exists (uWSGI).
+    """
+
+    server: Endpoint
+    key: str = ""
+    key_file: str = ""
+    address: str = ""
+    modifier1: int = 0
+    modifier2: int = 0
+    weight: int = 0
+    backup: int = 0
+    algo: str = ""
+    protocol: Literal["uwsgi", "http"] = "uwsgi"
+    sign_digest: str = ""
+    sign_key: str = ""
+    check: str = ""
+    sni_key: str = ""
+    sni_crt: str = ""
+    sni_ca: str = ""
+    vassal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceSettings:
+    """The subscription client of this instance."""
+
+    entries: tuple[SubscribeSettings, ...] = ()
+    frequency: float = 10.0  # subscribe-freq, seconds
+    modifier1: int | None = None  # subscribe-with-modifier1
+    weight: int = 0
+    start_unsubscribed: bool = False
+    unsubscribe_on_reload: bool = False
+    notify_socket: str = ""
+    announced_notify_socket: str = ""  # subscription-notify-socket, else notify_socket
+    use_credentials: bool = False
+    clear_on_shutdown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +191,11 @@ class HttpSettings:
     nodes: tuple[NodeSettings, ...] = ()
     fallback: tuple[NodeSettings, ...] = ()
     mapper: MapperSettings = MapperSettings()
-    algo: Literal["wrr", "lrc", "wlrc", "iphash"] = "wrr"
+    algo: Algo = "wrr"
+    hash_by: HashBy = HashBy()
+    sticky: str = ""  # name of the cookie that keeps a client at its node; "" = none
+    subscriptions: RouterSubscriptions | None = None
+    cheap: bool = False  # accept only while there is a node
     processes: int = 1
     modifier1: int = 0
     modifier2: int = 0
@@ -189,3 +291,4 @@ class Settings:
     process: ProcessSettings = ProcessSettings()
     http: HttpSettings | None = None
     request_log: RequestLogSettings = RequestLogSettings()
+    announce: AnnounceSettings = AnnounceSettings()
