@@ -88,8 +88,8 @@ class HashBy:
 class SubscriptionSettings:
     """Who may announce nodes and how they are used (options ``subscription-*``), for all gateways.
 
-    ``sign_digest``/``sign_directory``: ``subscriptions-sign-check``, both empty where signatures are
-    not checked. ``credentials``: the prefixes of ``subscriptions-credentials-check``.
+    ``sign_digest``/``sign_directory``: ``subscriptions-sign-check``, both empty where signatures
+    are not checked. ``credentials``: the prefixes of ``subscriptions-credentials-check``.
     """
 
     algo: Algo = "wrr"
@@ -130,7 +130,9 @@ class SubscribeSettings:
 
     ``server``: datagram address (``tcp`` meaning UDP, or ``unix``). ``key_file``: the file of
     ``@FILE``, read at every announcement; ``key`` is empty then. ``address``: "" for the first
-    listening address. ``check``: no packet is sent while this file exists (uWSGI).
+    listening address, ``=N`` for that of shared-socket N, ``*:PORT`` and ``[*]:PORT`` for the
+    address that this machine has on the way to the server. ``check``: no packet is sent while this
+    file exists (uWSGI).
     """
 
     server: Endpoint
@@ -150,6 +152,7 @@ class SubscribeSettings:
     sni_crt: str = ""
     sni_ca: str = ""
     vassal: str = ""
+    clearable: bool = False  # subscribe2: subscription-clear-on-shutdown concerns it
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +187,8 @@ class ErrorPage:
 
 
 @dataclass(frozen=True, slots=True)
-class HttpSettings:
-    """The HTTP router (options ``http-*``)."""
+class GatewaySettings:
+    """What all gateways have in common."""
 
     listeners: tuple[ListenerSettings, ...]
     nodes: tuple[NodeSettings, ...] = ()
@@ -193,7 +196,6 @@ class HttpSettings:
     mapper: MapperSettings = MapperSettings()
     algo: Algo = "wrr"
     hash_by: HashBy = HashBy()
-    sticky: str = ""  # name of the cookie that keeps a client at its node; "" = none
     subscriptions: RouterSubscriptions | None = None
     cheap: bool = False  # accept only while there is a node
     processes: int = 1
@@ -203,46 +205,61 @@ class HttpSettings:
 
     # Time limits, seconds.
     timeout: float = 60.0  # inactivity
-    headers_timeout: float = 60.0  # absolute: a request head, first byte to last
     connect_timeout: float = 60.0
-    keepalive: bool = True
-    keepalive_timeout: float = 60.0  # idle client between requests
     node_keepalive_timeout: float = 60.0  # idle connection to an HTTP node
     node_keepalive: int = 256  # idle connections kept per HTTP node; 0 = none
-    body_min_rate: int = 500  # bytes/s a request body must sustain after 20 s; 0 = off
     gracetime: float = 30.0  # how long a failed node is skipped
     max_retries: int = 3
     resolve_interval: float = 30.0  # host names of nodes are looked up again this often
     drain_timeout: float = 60.0  # in-flight requests get this long after SIGTERM
 
     # Limits, bytes.
-    max_head: int = 65536  # request line and fields
-    max_headers: int = 128  # number of fields
     max_body: int = 0  # http-max-body; 0 = no limit
-    body_buffer: int = 1 << 16  # chunked bodies for uwsgi nodes: this much in memory, then a file
+    body_buffer: int = 1 << 16  # bodies taken in whole: this much in memory, then a file
     max_spool: int = 1 << 30  # and never more than this
 
     # Behaviour.
     manage_expect: int = 0  # 0 off, 1 answer 100, >1 also the largest Content-Length allowed
-    auto_chunked: bool = True
-    auto_gzip: bool = False
     raw_body: bool = False
     chunked_input: bool = False  # uwsgi nodes get chunked bodies still chunked
+    x_forwarded: bool = True  # set X-Forwarded-For/-Proto/-Host towards HTTP nodes
+    forwarded: bool = False  # set RFC 7239 Forwarded towards nodes
+    uid: int | None = None
+    gid: int | None = None
+    quiet: bool = False  # do not log connect failures
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings(GatewaySettings):
+    """The HTTP router (options ``http-*``)."""
+
+    headers_timeout: float = 60.0  # absolute: a request head, first byte to last
+    keepalive: bool = True
+    keepalive_timeout: float = 60.0  # idle client between requests
+    body_min_rate: int = 500  # bytes/s a request body must sustain after 20 s; 0 = off
+    max_head: int = 65536  # bytes of request line and fields
+    max_headers: int = 128  # number of fields
+    auto_chunked: bool = True
+    auto_gzip: bool = False
     manage_source: bool = False
     manage_rtsp: bool = False
     server_name_as_http_host: bool = False
+    sticky: str = ""  # name of the cookie that keeps a client at its node; "" = none
     proxy_protocol: bool = False
     stud_prefix: tuple[str, ...] = ()  # addresses of TLS off-loaders
     trusted_proxies: tuple[Network, ...] = ()  # http-trusted-proxy: whose X-Forwarded-* is kept
     trust_unix: bool = False  # http-trusted-proxy = unix: peers of unix listeners are trusted
-    x_forwarded: bool = True  # set X-Forwarded-For/-Proto/-Host towards HTTP nodes
-    forwarded: bool = False  # set RFC 7239 Forwarded towards nodes
     via: str = "uwgate"  # pseudonym in Via towards HTTP nodes; "" = no Via
     allow_underscores: bool = False  # uwsgi nodes: keep header names with "_"
-    uid: int | None = None
-    gid: int | None = None
-    quiet: bool = False  # do not log connect failures
     error_pages: dict[int, ErrorPage] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FastSettings(GatewaySettings):
+    """The fastrouter (options ``fastrouter-*``)."""
+
+    fallback_on_no_key: bool = False
+    post_buffering: int = 0  # bytes of a body held in memory before it is sent on; 0 = off
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,3 +309,4 @@ class Settings:
     http: HttpSettings | None = None
     request_log: RequestLogSettings = RequestLogSettings()
     announce: AnnounceSettings = AnnounceSettings()
+    fastrouter: FastSettings | None = None

@@ -25,7 +25,7 @@ from uwgate.router.upstream_uwsgi import UwsgiBack, connect_uwsgi
 
 if TYPE_CHECKING:
     from uwgate.router.exchange import Exchange
-    from uwgate.router.http import HttpGateway
+    from uwgate.router.gateway import Gateway
 
 Back = HttpBack | UwsgiBack
 
@@ -73,7 +73,7 @@ class Attempts:
         "variables_sent",
     )
 
-    def __init__(self, gateway: HttpGateway, front: Front) -> None:
+    def __init__(self, gateway: Gateway, front: Front) -> None:
         self.gateway = gateway
         self.front = front
         self.phase = IDLE
@@ -135,10 +135,13 @@ class Attempts:
 
     # --- picking and connecting -------------------------------------------------------------------
 
+    def key(self) -> str:
+        """The routing key."""
+        return self.block.key or self.gateway.default_key
+
     def pick(self) -> None:
         gateway = self.gateway
-        key = self.block.key or gateway.default_key
-        picked = gateway.resolver.pick(key, self.front.client, self.tried)
+        picked = gateway.resolver.pick(self.key(), self.front.client, self.tried)
         if isinstance(picked, Node):
             self.dispatch(picked)
         elif picked is None:
@@ -165,13 +168,14 @@ class Attempts:
         gateway = self.gateway
         node = gateway.fallback.pick(self.front.client, self.tried) if gateway.fallback else None
         if node is None:
-            node = gateway.last_resort(self.tried)
+            node = gateway.resolver.last_resort(self.key(), self.tried)
         if node is not None:
             self.dispatch(node)
         elif self.tried:
             self.fail(self.failure_of_tries)
         else:
-            self.fail(Failure.NO_NODE if gateway.mapped else Failure.NO_NODE_ALIVE)
+            known = gateway.resolver.knows(self.key())
+            self.fail(Failure.NO_NODE_ALIVE if known else Failure.NO_NODE)
 
     @property
     def failure_of_tries(self) -> Failure:
@@ -296,8 +300,8 @@ class Attempts:
             # Elsewhere if possible: who closes an idle connection may be about to die.
             self.tried += (node,)
             other = None
-            if not self.gateway.mapped:
-                other = self.gateway.resolver.pick(self.block.key, self.front.client, self.tried)
+            if self.gateway.resolver.several:
+                other = self.gateway.resolver.pick(self.key(), self.front.client, self.tried)
             self.dispatch(other if isinstance(other, Node) else node)
             return
         self.fail(failure)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from uwgate.protocols.http1_request import RequestBlock, RequestLine
 from uwgate.protocols.http1_response import ResponseHead
 from uwgate.router.errors import Failure
+
+if TYPE_CHECKING:
+    from uwgate.router.exchange import Exchange
 
 
 class Front(Protocol):
@@ -83,4 +87,26 @@ class Front(Protocol):
 
     def watch(self) -> None:
         """The deadline was moved to an earlier time."""
+        ...
+
+
+class Connection(Front, Protocol):
+    """What a gateway needs of a client connection: to end it, and to log its requests."""
+
+    block: RequestBlock
+    client_port: int
+    exchange: Exchange
+    fields: int
+    head_bytes: int
+    persist: bool
+    request: RequestLine | None
+    sent_bytes: int
+    status: int
+
+    def drain(self) -> None:
+        """The gateway is stopping: close when idle, else after the response."""
+        ...
+
+    def cut(self) -> None:
+        """End now, whatever is under way."""
         ...

@@ -1,17 +1,15 @@
-"""The HTTP router: listeners, nodes, parsers and counters of one worker."""
+"""The HTTP router of one worker: what its HTTP/1 fronts share."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import socket
-import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from functools import partial
 from ipaddress import ip_address
-from typing import cast
 
-from uwgate.config.settings import HttpSettings, ListenerSettings
+from uwgate.config.settings import HttpSettings
 from uwgate.protocols.http1 import Fault, Http1Error
 from uwgate.protocols.http1_request import (
     RequestLine,
@@ -19,70 +17,21 @@ from uwgate.protocols.http1_request import (
     RequestPolicy,
     parse_request_line,
 )
-from uwgate.protocols.http1_response import ResponseParser, ResponsePolicy
 from uwgate.protocols.uwsgi import var
-from uwgate.router.balance import Address, Node, NodeGroup
-from uwgate.router.clock import Clock
-from uwgate.router.errors import Failure
-from uwgate.router.exchange import Exchange
-from uwgate.router.facts import RequestFacts, RequestLog
-from uwgate.router.front import Front
+from uwgate.router.facts import RequestLog
+from uwgate.router.gateway import Gateway, Listener
 from uwgate.router.http1_front import Http1Front
-from uwgate.router.http1_responses import KEPT_HEAD, Http1Responses
-from uwgate.router.poller import Poller
-from uwgate.router.resolve import make_resolver
-from uwgate.router.tally import Tally
-from uwgate.router.upstream_http import HttpBack
-from uwgate.router.upstream_uwsgi import UwsgiBack
+from uwgate.router.http1_responses import KEPT_HEAD
 
-_COMPLAINTS = 20  # log lines a second that traffic can cause
 _ACCEPT = re.compile(rb"(?i)\r\nAccept:[ \t]*([^\r\n]*)")
 _RTSP_LINE = re.compile(rb"([A-Z_]+) ([\x21\x22\x24-\x7e]+) RTSP/1\.0")
 _RTSP_TARGET = re.compile(rb"rtsp://([A-Za-z0-9._:\[\]-]+)(/.*)")
 
 
-class Listener:
-    """One listening socket of this worker. ``uwsgi_constants``: the variables that are the same for
-    all its requests (SCRIPT_NAME, SERVER_NAME, SERVER_PORT, UWSGI_ROUTER)."""
+class HttpGateway(Gateway):
+    """The HTTP router (options ``http-*``)."""
 
-    __slots__ = ("name", "server", "settings", "uwsgi_constants")
-
-    def __init__(
-        self, settings: ListenerSettings, sock: socket.socket, gateway: HttpGateway
-    ) -> None:
-        self.settings = settings
-        self.server: asyncio.AbstractServer | None = None
-        self.name, port = _listener_name(settings, sock)
-        named = not gateway.settings.server_name_as_http_host
-        self.uwsgi_constants = b"".join(
-            (
-                var(b"SCRIPT_NAME", b""),
-                var(b"SERVER_NAME", gateway.server_name) if named else b"",
-                var(b"SERVER_PORT", port),
-                var(b"UWSGI_ROUTER", b"http"),
-            )
-        )
-
-
-def _listener_name(settings: ListenerSettings, sock: socket.socket) -> tuple[str, bytes]:
-    """``(name for the stats, SERVER_PORT)`` of a bound socket."""
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        host, port = sock.getsockname()[:2]
-        if sock.family == socket.AF_INET6:
-            host = f"[{host}]"
-        return f"{host}:{port}", str(port).encode()
-    name = sock.getsockname()
-    if isinstance(name, bytes):  # abstract
-        return "@" + name.strip(b"\0").decode("utf-8", "replace"), b""
-    return name or settings.endpoint.text, b""
-
-
-class HttpGateway:
-    """Everything that the requests of one worker share.
-
-    ``timed``: 0, 1 if durations are summed (``measured``: statistics want them), 2 if a request log
-    wants every fact. ``log`` takes one line for the main log.
-    """
+    settings: HttpSettings
 
     def __init__(
         self,
@@ -94,41 +43,22 @@ class HttpGateway:
         log: Callable[[str], None] = print,
         measured: bool = False,
     ) -> None:
-        self.settings = settings
-        self.loop = loop
-        self.log = log
-        self.request_log = request_log
-        self.timed = 2 if request_log is not None else int(measured)
-        self.server_name = server_name
-        self.default_key = server_name.decode("ascii", "replace").lower()
-        self.clock = Clock(loop, self._on_tick)
-        self.poller = Poller(loop)
-        self.tally = Tally()
-        self.fronts: set[Http1Front] = set()
-        self.backs: set[HttpBack] = set()
-        self.listeners: list[Listener] = []
-        self.draining = False
-        self.spooled = 0  # bytes of request bodies held in memory and files now
-        self._complaints = 0
+        super().__init__(
+            settings,
+            loop=loop,
+            request_log=request_log,
+            server_name=server_name,
+            log=log,
+            measured=measured,
+            auto_gzip=settings.auto_gzip,
+        )
         self.keepalive = settings.keepalive
-        self.short_connect = settings.connect_timeout < settings.timeout
         self.quick_limit = min(settings.max_head, KEPT_HEAD)
         # Whether an idle connection's deadline may come before that of the request it had.
         self.short_idle = settings.keepalive_timeout < settings.timeout
-        self.pool_limit = settings.node_keepalive
-        self._on_tick(self.clock.now)
         self.has_preface = settings.proxy_protocol or bool(settings.stud_prefix)
-        # Connections to uwsgi nodes whose packet is to be sent before the loop polls again. Sent in
-        # a burst, they find a node awake that would go to sleep between them: 8 % of the CPU over
-        # TCP.
-        self.unsent: list[UwsgiBack] = []
-        self.spare: list[UwsgiBack] = []
-        self._tasks: set[asyncio.Task[None]] = set()
         self._trust_cache: dict[bytes, bool] = {}
-        self._on_drained: Callable[[], None] | None = None
         self._make_parsers()
-        self._make_nodes()
-        self.no_exchange = Exchange(self, cast(Front, None))  # of connections that are gone
 
     def _make_parsers(self) -> None:
         settings = self.settings
@@ -146,170 +76,34 @@ class HttpGateway:
 
         self.parser = RequestParser(policy(trusted=False))
         self.trusted_parser = RequestParser(policy(trusted=True))
-        self.responses = ResponseParser(ResponsePolicy(gzip=settings.auto_gzip))
-        self.uwsgi_tail = b"".join(var(key, value) for key, value in settings.variables)
-
-    def _make_nodes(self) -> None:
-        settings = self.settings
-        nodes = [Node(node) for node in settings.nodes]
-        fallback = [Node(node, fallback=True) for node in settings.fallback]
-        self.static_nodes = [*nodes, *fallback]
-        self.mapped = settings.mapper.kind != "static"
-        self.resolver = make_resolver(settings, nodes, self.clock, self.log)
-        self._static_group = NodeGroup(nodes, "wrr", self.clock)
-        group = NodeGroup(nodes, settings.algo, self.clock)
-        self.turn = None if self.mapped else group.turns()
-        self.fallback = NodeGroup(fallback, "wrr", self.clock) if fallback else None
-        # Mapped nodes may be of either kind.
-        self.any_uwsgi = self.mapped or any(node.protocol == "uwsgi" for node in self.static_nodes)
 
     def _on_tick(self, now: float) -> None:
-        """Once a second: the deadlines that most requests get, so that none has to add them up."""
-        settings = self.settings
-        if self._complaints > _COMPLAINTS:
-            self.log(f"({self._complaints - _COMPLAINTS} more complaints of this kind)")
-        self._complaints = 0
-        self.request_deadline = now + settings.timeout
-        self.idle_deadline = now + settings.keepalive_timeout
-        self.pool_deadline = now + settings.node_keepalive_timeout
+        super()._on_tick(now)
+        self.idle_deadline = now + self.settings.keepalive_timeout
 
-    # --- life -------------------------------------------------------------------------------------
-
-    async def start(self, sockets: Sequence[tuple[ListenerSettings, socket.socket]]) -> None:
-        """Look up the nodes' names, then accept. The sockets are bound and listening."""
-        self.clock.start()
-        named = [node for node in self.static_nodes if not node.addresses]
-        if named:
-            await self.look_up(named)
-            self._spawn(self._keep_looking_up(named))
-        for settings, sock in sockets:
-            listener = Listener(settings, sock, self)
-            self.listeners.append(listener)
-            accept = partial(Http1Front, self, listener)
-            if sock.family == socket.AF_UNIX:
-                listener.server = await self.loop.create_unix_server(accept, sock=sock)
-            else:
-                listener.server = await self.loop.create_server(accept, sock=sock)
+    async def accept(self, listener: Listener) -> asyncio.AbstractServer:
+        """Accept HTTP clients on a socket."""
+        named = not self.settings.server_name_as_http_host
+        constants = b"".join(
+            (
+                var(b"SCRIPT_NAME", b""),
+                var(b"SERVER_NAME", self.server_name) if named else b"",
+                var(b"SERVER_PORT", listener.port),
+                var(b"UWSGI_ROUTER", b"http"),
+            )
+        )
+        front = partial(Http1Front, self, constants)
+        if listener.sock.family == socket.AF_UNIX:
+            return await self.loop.create_unix_server(front, sock=listener.sock)
+        return await self.loop.create_server(front, sock=listener.sock)
 
     def drain(self, on_drained: Callable[[], None] | None = None) -> None:
-        """Stop accepting, close idle connections, let requests under way finish."""
-        self._on_drained = on_drained
-        self.draining = True
         self.keepalive = False
-        self.pool_limit = 0
-        # One more round of the loop first: who connected before the signal is still served.
-        self.loop.call_later(0.01, self._close_listeners)
-        for front in list(self.fronts):
-            front.drain()
-        for node in self._all_nodes():
-            idle, node.idle = node.idle, []
-            for back in idle:
-                back.transport.close()
-        self.check_drained()
-
-    def _close_listeners(self) -> None:
-        for listener in self.listeners:
-            if listener.server is not None:
-                listener.server.close()
-                listener.server = None
-        self.check_drained()
-
-    @property
-    def drained(self) -> bool:
-        """Whether no client connection is left, nor can come."""
-        return not self.fronts and all(listener.server is None for listener in self.listeners)
-
-    def check_drained(self) -> None:
-        """Tell whoever asked, once nothing is left."""
-        if self._on_drained is not None and self.drained:
-            callback, self._on_drained = self._on_drained, None
-            callback()
+        super().drain(on_drained)
 
     async def close(self) -> None:
-        """Cut what is left and free everything."""
-        self.draining = True
         self.keepalive = False
-        self.pool_limit = 0
-        self._close_listeners()
-        for task in self._tasks:
-            task.cancel()
-        for front in list(self.fronts):
-            if front.exchange.phase:
-                front.exchange.abort(Failure.KILLED)
-            front.transport.abort()
-        for back in list(self.backs):
-            back.abort()
-        await asyncio.sleep(0)  # the loop delivers connection_lost
-        self.clock.stop()
-        self.poller.close()
-
-    def snapshot(self) -> dict[str, object]:
-        """Counters and nodes as plain values for the stats."""
-        tally, nodes = self.tally, self._all_nodes()
-        tally.active_requests = sum(front.exchange.phase != 0 for front in self.fronts)
-        tally.node_reuses = sum(n.requests - n.failures for n in nodes) - tally.node_connects
-        return {
-            "tally": tally.snapshot(),
-            "listeners": [listener.name for listener in self.listeners],
-            "nodes": [node.snapshot() for node in nodes],
-        }
-
-    def _all_nodes(self) -> list[Node]:
-        if self.mapped:
-            return [*self.resolver.nodes(), *self.static_nodes]
-        return self.static_nodes
-
-    def last_resort(self, tried: Sequence[Node]) -> Node | None:
-        """A marked static node that may be tried again where no other is left."""
-        if self.mapped:
-            return None
-        return self._static_group.last_resort(tried)
-
-    def send_packets(self) -> None:
-        """Send the packets of all connections in ``unsent``."""
-        unsent, self.unsent = self.unsent, []
-        for back in unsent:
-            try:
-                back.send_packet()
-            except OSError as error:  # the poller's: no memory or no watch left
-                if back.exchange is not None:
-                    back.exchange.shortage(error)
-
-    # --- names of nodes ---------------------------------------------------------------------------
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _keep_looking_up(self, nodes: Sequence[Node]) -> None:
-        while True:
-            await asyncio.sleep(self.settings.resolve_interval)
-            await self.look_up(nodes)
-
-    async def look_up(self, nodes: Sequence[Node]) -> None:
-        """Find the addresses of nodes that are named by a host name."""
-        for node in nodes:
-            endpoint = node.endpoint
-            try:
-                found = await self.loop.getaddrinfo(
-                    endpoint.host, endpoint.port, type=socket.SOCK_STREAM
-                )
-            except (OSError, UnicodeError) as error:  # UnicodeError: a label that no name can have
-                # What was found before stays: a name server that is away is not a node that is.
-                if not node.addresses:
-                    reason = getattr(error, "strerror", None) or "not a host name"
-                    self.complain(f"cannot resolve node {node.name}: {reason}")
-                continue
-            node.addresses = tuple(
-                dict.fromkeys((int(entry[0]), cast(Address, entry[4])) for entry in found)
-            )
-
-    def complain(self, text: str) -> None:
-        """A line for the main log that clients or nodes can cause: a few a second at the most."""
-        self._complaints += 1
-        if self._complaints <= _COMPLAINTS:
-            self.log(text)
+        await super().close()
 
     # --- questions of the fronts ------------------------------------------------------------------
 
@@ -355,53 +149,3 @@ class HttpGateway:
         """The value of the first Accept field in a header block."""
         match = _ACCEPT.search(raw)
         return match[1] if match is not None else b""
-
-    # --- request log ------------------------------------------------------------------------
-
-    def log_refused(self, front: Http1Front, failure: Failure) -> None:
-        """A request whose head was refused: it has no exchange, but a log line."""
-        if self.request_log is None:
-            return
-        front.exchange.forget()
-        self.finished(front, failure, time.monotonic())
-
-    def finished(self, front: Http1Responses, failure: Failure | None, now: float) -> None:
-        """Count the time of a request and log its facts."""
-        exchange, request = front.exchange, front.request
-        started = exchange.started_at or now
-        self.tally.seconds += now - started
-        if self.request_log is None:
-            return
-        node, block = exchange.node, front.block
-        self.request_log(
-            RequestFacts(
-                method=request.method if request else b"",
-                target=request.target if request else b"",
-                protocol=request.protocol if request else b"",
-                host=block.host or b"",
-                client=front.client,
-                client_port=front.client_port,
-                fields=block.raw[2:-2] + exchange.extra,
-                status=front.status,
-                started=time.time() - (now - started),
-                connect_micros=_since(started, exchange.connected_at),
-                first_byte_micros=_since(started, exchange.first_byte_at),
-                total_micros=int((now - started) * 1e6),
-                request_body=exchange.request_size,
-                response_head=front.head_bytes,
-                response_body=front.sent_bytes,
-                response_fields=front.fields,
-                node=node.name if node is not None else "",
-                attempts=exchange.attempts,
-                failure=failure,
-                keepalive=front.persist,
-                variables=exchange.count_variables(),
-                packet=exchange.packet_size,
-                modifier1=node.modifier1 if node is not None else 0,
-                modifier2=node.modifier2 if node is not None else 0,
-            )
-        )
-
-
-def _since(started: float, moment: float) -> int:
-    return int((moment - started) * 1e6) if moment else -1

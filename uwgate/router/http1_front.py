@@ -37,7 +37,7 @@ from uwgate.router.preface import Preface, PrefaceError
 from uwgate.router.upstream import RAW
 
 if TYPE_CHECKING:
-    from uwgate.router.http import HttpGateway, Listener
+    from uwgate.router.http import HttpGateway
 
 _LINGER = 2.0  # seconds a refused client gets to read why
 _PREFACE_LIMIT = 8192  # more than any PROXY header
@@ -58,9 +58,9 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
     """One client connection. At most one exchange is under way; further requests wait."""
 
     __slots__ = (
+        "constants",
         "last",
         "line",
-        "listener",
         "parser",
         "preface",
         "scanned",
@@ -68,10 +68,10 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
         "varying",
     )
 
-    def __init__(self, gateway: HttpGateway, listener: Listener) -> None:
+    def __init__(self, gateway: HttpGateway, constants: bytes) -> None:
         super().__init__(gateway)
         self.exchange = Exchange(gateway, self)
-        self.listener = listener
+        self.constants = constants  # uwsgi variables that are the same for all of a listener
         self.last = b""  # the last request, if it took the first lines of data_received
         self.line = b""
         self.varying: VaryingLines | None = None
@@ -116,7 +116,7 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
         if gateway.any_uwsgi:
             self.uwsgi_constants = b"".join(
                 (
-                    self.listener.uwsgi_constants,
+                    self.constants,
                     var(b"HTTPS", b"on") if tls else b"",
                     var(b"REMOTE_ADDR", address or b"0.0.0.0"),
                     var(b"REMOTE_PORT", b"%d" % port),
@@ -462,6 +462,12 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
         self.persist = False
         if self.stage in (HEAD, PREFACE) and not self.buffer:
             self.close()
+
+    def cut(self) -> None:
+        """The gateway ends now."""
+        if self.exchange.phase:
+            self.exchange.abort(Failure.KILLED)
+        self.transport.abort()
 
     def close(self) -> None:
         """Close after what is written; unread bytes must not turn that into a reset."""

@@ -10,7 +10,7 @@ import asyncio
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from uwgate.protocols.chunked import encode_chunk, last_chunk
 from uwgate.protocols.http1_request import RequestBlock, RequestLine
@@ -21,6 +21,7 @@ from uwgate.router.responder import CHUNKED, NONE, PLAIN, UNTIL_CLOSE
 
 if TYPE_CHECKING:
     from uwgate.router.exchange import Exchange
+    from uwgate.router.front import Connection
     from uwgate.router.http import HttpGateway
 
 # Stages of a connection.
@@ -413,4 +414,4 @@ class Http1Responses:
     def log(self, failure: Failure | None) -> None:
         gateway = self.gateway
         if gateway.timed:
-            gateway.finished(self, failure, time.monotonic())
+            gateway.finished(cast("Connection", self), failure, time.monotonic())

@@ -12,9 +12,9 @@ import inspect
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
-from uwgate.config.settings import Endpoint, HttpSettings, NodeSettings
+from uwgate.config.settings import Endpoint, GatewaySettings, NodeSettings
 from uwgate.router.balance import Node, NodeGroup
 from uwgate.router.clock import Clock
 
@@ -30,28 +30,61 @@ class ResolveTimeoutError(Exception):
 Picked = Node | None | Awaitable[Node | None]
 
 
-class Resolver(Protocol):
-    """Finds a node for a key; ``tried`` are the nodes that this request has failed on."""
+class Resolver:
+    """Finds a node for a key; ``tried`` are the nodes that this request has failed on.
 
-    def pick(self, key: str, client: bytes, tried: Sequence[Node]) -> Picked:
-        """A node, None, or an awaitable of either (only code mappers wait)."""
-        ...
+    ``several``: a key may have more than one node. What is here is true of resolvers that make one
+    node of a key.
+    """
+
+    __slots__ = ()
+    several = False
+
+    def pick(self, key: str, token: bytes, tried: Sequence[Node]) -> Picked:
+        """A node, None, or an awaitable of either (only code mappers wait).
+
+        ``token``: what hashing algorithms look at; the client's address, unless ``hash`` wants
+        something else.
+        """
+        raise AssertionError
+
+    def last_resort(self, key: str, tried: Sequence[Node]) -> Node | None:
+        """A marked node that may be tried again where no other is left."""
+        return None
+
+    def knows(self, key: str) -> bool:
+        """Whether there are nodes for this key, alive or not."""
+        return False
 
     def nodes(self) -> Sequence[Node]:
         """Every node known now, for the stats and for name look-ups."""
-        ...
+        raise AssertionError
+
+    def turns(self) -> Callable[[], Node] | None:
+        """The bare rotation where the key and marks do not matter; None: ask ``pick``."""
+        return None
 
 
-class StaticResolver:
+class StaticResolver(Resolver):
     """``http-to``: the same nodes for every key."""
 
     __slots__ = ("_group",)
+    several = True
 
     def __init__(self, nodes: Sequence[Node], algo: str, clock: Clock) -> None:
         self._group = NodeGroup(nodes, algo, clock)
 
-    def pick(self, key: str, client: bytes, tried: Sequence[Node]) -> Node | None:
-        return self._group.pick(client, tried)
+    def pick(self, key: str, token: bytes, tried: Sequence[Node]) -> Node | None:
+        return self._group.pick(token, tried)
+
+    def last_resort(self, key: str, tried: Sequence[Node]) -> Node | None:
+        return self._group.last_resort(tried)
+
+    def knows(self, key: str) -> bool:
+        return True
+
+    def turns(self) -> Callable[[], Node] | None:
+        return self._group.turns()
 
     def nodes(self) -> Sequence[Node]:
         return self._group.nodes
@@ -126,7 +159,7 @@ def parse_mapped(
     return Endpoint("tcp", text, host=host.strip("[]"), port=int(port)), protocol
 
 
-class BaseResolver:
+class BaseResolver(Resolver):
     """``http-use-base``: base + key; ``http-use-pattern``: ``%s`` replaced by the key."""
 
     __slots__ = ("_mapped", "_template", "_unix")
@@ -140,7 +173,7 @@ class BaseResolver:
         except ValueError:
             self._unix = False
 
-    def pick(self, key: str, client: bytes, tried: Sequence[Node]) -> Node | None:
+    def pick(self, key: str, token: bytes, tried: Sequence[Node]) -> Node | None:
         if _SAFE_KEY.fullmatch(key) is None:
             return None
         try:
@@ -166,7 +199,7 @@ def pattern_template(pattern: str) -> Callable[[str], str]:
     return expand
 
 
-class CodeResolver:
+class CodeResolver(Resolver):
     """``http-use-code-string``: a Python function is called with the key.
 
     It returns ``addr[,modifier1]`` (str or bytes) or None, directly or from a coroutine, which gets
@@ -189,7 +222,7 @@ class CodeResolver:
         self._mapped = MappedNodes(clock)
         self._log = log
 
-    def pick(self, key: str, client: bytes, tried: Sequence[Node]) -> Picked:
+    def pick(self, key: str, token: bytes, tried: Sequence[Node]) -> Picked:
         try:
             result = self._function(key)
             if inspect.isawaitable(result):
@@ -247,7 +280,7 @@ def load_function(path: str, name: str) -> Callable[[str], object]:
 
 
 def make_resolver(
-    settings: HttpSettings, nodes: Sequence[Node], clock: Clock, log: Callable[[str], None]
+    settings: GatewaySettings, nodes: Sequence[Node], clock: Clock, log: Callable[[str], None]
 ) -> Resolver:
     """The resolver that the settings ask for. Raises ValueError as ``load_function`` does."""
     mapper = settings.mapper

@@ -26,7 +26,7 @@ from uwgate.router.errors import Failure
 if TYPE_CHECKING:
     from uwgate.router.balance import Node
     from uwgate.router.exchange import Exchange
-    from uwgate.router.http import HttpGateway
+    from uwgate.router.gateway import Gateway
 
 # What a back expects next from its node.
 HEAD, LENGTH, CHUNKS, CLOSE, RAW = range(5)
@@ -57,7 +57,7 @@ class Back:
         "touched",
     )
 
-    def __init__(self, gateway: HttpGateway, node: Node) -> None:
+    def __init__(self, gateway: Gateway, node: Node) -> None:
         self.gateway = gateway
         self.node = node
         self.exchange: Exchange | None = None

@@ -17,7 +17,7 @@ from uwgate.router.upstream import HEAD, LENGTH, RAW, SHORTAGES, Back
 if TYPE_CHECKING:
     from uwgate.router.balance import Address, Node
     from uwgate.router.exchange import Exchange
-    from uwgate.router.http import HttpGateway
+    from uwgate.router.gateway import Gateway
     from uwgate.router.spool import Spool
 
 _SPOOL_PIECE = 65536
@@ -29,7 +29,7 @@ class HttpBack(Back, asyncio.Protocol):
 
     __slots__ = ("_blocked", "_pumped", "_sock", "deadline", "due", "transport")
 
-    def __init__(self, gateway: HttpGateway, node: Node, sock: socket.socket) -> None:
+    def __init__(self, gateway: Gateway, node: Node, sock: socket.socket) -> None:
         super().__init__(gateway, node)
         self._sock = sock
         self._blocked = False  # the node does not keep up
@@ -238,7 +238,7 @@ class HttpBack(Back, asyncio.Protocol):
             self.transport.close()
 
 
-def connect_http(gateway: HttpGateway, node: Node, exchange: Exchange) -> asyncio.Task[None]:
+def connect_http(gateway: Gateway, node: Node, exchange: Exchange) -> asyncio.Task[None]:
     """Open a connection to an HTTP node and send the exchange's request over it."""
     return gateway.loop.create_task(_connect_http(gateway, node, exchange))
 
@@ -255,7 +255,7 @@ async def _connect_unix(sock: socket.socket, address: Address) -> None:
             return
 
 
-async def _connect_http(gateway: HttpGateway, node: Node, exchange: Exchange) -> None:
+async def _connect_http(gateway: Gateway, node: Node, exchange: Exchange) -> None:
     reason: OSError | None = None
     for family, address in node.addresses:
         try:

@@ -27,7 +27,7 @@ from uwgate.router.upstream import RAW, SHORTAGES, Back
 if TYPE_CHECKING:
     from uwgate.router.balance import Address, Node
     from uwgate.router.exchange import Exchange
-    from uwgate.router.http import HttpGateway
+    from uwgate.router.gateway import Gateway
 
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _FIRST_READ = 65536
@@ -42,7 +42,7 @@ class UwsgiBack(Back):
 
     __slots__ = ("_addresses", "_ended", "_eof_wanted", "_events", "_held", "_unsent", "fd", "sock")
 
-    def __init__(self, gateway: HttpGateway, node: Node) -> None:
+    def __init__(self, gateway: Gateway, node: Node) -> None:
         super().__init__(gateway, node)
         self.fd = -1
         self._events = 0
@@ -373,7 +373,7 @@ class UwsgiBack(Back):
             self._set_events(self._events | READ)
 
 
-def connect_uwsgi(gateway: HttpGateway, node: Node, exchange: Exchange) -> None:
+def connect_uwsgi(gateway: Gateway, node: Node, exchange: Exchange) -> None:
     """Connect to a uwsgi node and send the packet; tells the exchange what became of it.
 
     Objects of connections that ended in the usual way are used again (``gateway.spare``): all of
