@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from uwgate.config.argv import CommandLine
 from uwgate.config.compose import http_settings, process_settings, request_log_settings
+from uwgate.config.compose_client import announce_settings
 from uwgate.config.found import Found, Matcher
 from uwgate.config.model import Item, Problems
 from uwgate.config.settings import Endpoint, HttpSettings, NodeSettings, ProcessSettings, Settings
@@ -73,7 +74,9 @@ def _settings(found: Found, problems: Problems) -> Settings:
             problems.error(each.item.origin, "chdir", f"{process.chdir} is not a directory")
         process = _absolute_process(process)
         http = http and _absolute_http(http)
-    return Settings(process, http, request_log_settings(found))
+    return Settings(
+        process, http, request_log_settings(found), announce_settings(found, problems)
+    )
 
 
 # With chdir, relative socket paths still mean the directory that uwgate was started in.

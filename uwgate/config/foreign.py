@@ -126,7 +126,7 @@ _SERVER_REQUIRED = """
     webdav-class-directory webdav-css webdav-div webdav-javascript webdav-js webdav-lock-cache
     webdav-mount webdav-principal-base webdav-skip-prop websocket-max-size websocket-ping-freq
     websocket-pong-tolerance websockets-max-size websockets-ping-freq
-    websockets-pong-tolerance weight worker-exec worker-exec2 worker-mount worker-reload-mercy
+    websockets-pong-tolerance worker-exec worker-exec2 worker-mount worker-reload-mercy
     workers write-errors-tolerance wsgi wsgi-env-behavior wsgi-env-behaviour wsgi-file
     wsgi-lite xslt-content-type xslt-docroot xslt-ext xslt-stylesheet xslt-var zeromq
     zeromq-socket zmq zmq-socket
@@ -143,9 +143,9 @@ _LATER_NONE = """
     logfile-chown master-as-root no-fd-passing no-initgroups rawrouter-cheap rawrouter-xclient
     setns-preopen so-keepalive so-send-timeout so-write-timeout socket-send-timeout
     ssl-enable-compression ssl-enable-sslv3 ssl-enable-tlsv1 ssl-enable3 ssl-verbose
-    sslrouter-cheap sslrouter-sni start-unsubscribed static-gzip-all stats-no-cores
+    sslrouter-cheap sslrouter-sni static-gzip-all stats-no-cores
     stats-no-metrics subscription-dotsplit subscriptions-use-credentials tcp-fast-open-client
-    tcp-fastopen-client threaded-logger unsubscribe-on-graceful-reload zerg-fallback
+    tcp-fastopen-client threaded-logger zerg-fallback
 """
 _LATER_OPTIONAL = """
     fastrouter-use-cache fastrouter-use-socket log-date log-prefix log-syslog logdate
@@ -189,7 +189,7 @@ _LATER_REQUIRED = """
     logger logger-req map-socket master-fifo max-fd mime-file mimefile mount-as-root
     mount-asap mount-check mount-in-jail mount-post-jail mount-pre-jail mountpoint-check
     multicast multicast-loop multicast-ttl namespace namespace-keep-mount namespace-net
-    notify-socket ns ns-net pidfile2 pivot-root pivot_root prio rawrouter-buffer-size
+    ns ns-net pidfile2 pivot-root pivot_root prio rawrouter-buffer-size
     rawrouter-events rawrouter-fallback rawrouter-gracetime rawrouter-harakiri
     rawrouter-max-retries rawrouter-processes rawrouter-quiet rawrouter-ss rawrouter-stats
     rawrouter-stats-server rawrouter-subscription-server rawrouter-subscription-slot
@@ -203,15 +203,15 @@ _LATER_REQUIRED = """
     sslrouter-max-retries sslrouter-processes sslrouter-quiet sslrouter-session-context
     sslrouter-ss sslrouter-stats sslrouter-stats-server sslrouter-subscription-server
     sslrouter-timeout sslrouter-to sslrouter-use-base sslrouter-use-code-string
-    sslrouter-use-pattern sslrouter-workers sslrouter-zerg st static-cache-paths
+    sslrouter-use-pattern sslrouter-workers sslrouter-zerg static-cache-paths
     static-cache-paths-name static-check static-expires static-expires-mtime
     static-expires-path-info static-expires-path-info-mtime static-expires-type
     static-expires-type-mtime static-expires-uri static-expires-uri-mtime static-gzip
     static-gzip-dir static-gzip-ext static-gzip-prefix static-gzip-suffix static-index
     static-map static-map2 static-safe static-skip-ext stats stats-push
-    stats-pusher-default-freq stats-pushers-default-freq stats-server subscribe subscribe-freq
-    subscribe-to subscribe-with-modifier1 subscribe2 subscription-algo
-    subscription-notify-socket subscription-sign-skip-uid subscription-tolerance
+    stats-pusher-default-freq stats-pushers-default-freq stats-server
+    subscription-algo
+    subscription-sign-skip-uid subscription-tolerance
     subscriptions-credentials-check subscriptions-sign-check
     subscriptions-sign-check-tolerance subscriptions-sign-skip-uid tcp-fast-open tcp-fastopen
     touch-chain-reload touch-exec touch-logreopen touch-logrotate touch-mules-reload

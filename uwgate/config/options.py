@@ -13,12 +13,14 @@ from dataclasses import replace
 
 from uwgate.config.foreign import FOREIGN
 from uwgate.config.model import Option, State
+from uwgate.config.options_client import CLIENT_OPTIONS
 from uwgate.config.options_http import HTTP_OPTIONS
 from uwgate.config.options_process import PROCESS_OPTIONS
 
 TOPICS: dict[str, str] = {
     "http": "The HTTP router",
     "nodes": "Nodes: where requests go",
+    "announce": "Announcing this instance to routers",
     "sockets": "Sockets",
     "process": "Processes",
     "logs": "Logs",
@@ -27,7 +29,7 @@ TOPICS: dict[str, str] = {
 }
 """Topic -> title, in the order of the documentation."""
 
-OPTIONS: tuple[Option, ...] = HTTP_OPTIONS + PROCESS_OPTIONS
+OPTIONS: tuple[Option, ...] = HTTP_OPTIONS + CLIENT_OPTIONS + PROCESS_OPTIONS
 """Every option that means something here, in the order of the documentation."""
 
 _FAMILY = "error-page-NNN"

@@ -10,9 +10,16 @@ from uwgate.config.build import Configuration
 from uwgate.config.found import Value
 from uwgate.config.model import Kind, Option
 from uwgate.config.options import OPTIONS
-from uwgate.config.settings import HttpSettings, ProcessSettings, RequestLogSettings, Settings
+from uwgate.config.settings import (
+    AnnounceSettings,
+    HttpSettings,
+    ProcessSettings,
+    RequestLogSettings,
+    Settings,
+)
 
 _SECTIONS: dict[str, type[Any]] = {
+    "announce": AnnounceSettings,
     "http": HttpSettings,
     "process": ProcessSettings,
     "request_log": RequestLogSettings,

@@ -385,7 +385,7 @@ def test_commands_of_uwsgi_are_refused() -> None:
 @pytest.mark.parametrize(
     "names",
     [
-        "emperor daemonize daemonize2 master-fifo zerg static-map check-static subscribe2 sni"
+        "emperor daemonize daemonize2 master-fifo zerg static-map check-static sni"
         " ssl-option fastrouter-to http-harakiri http-resubscribe stats",
     ],
 )
