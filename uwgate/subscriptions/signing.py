@@ -20,11 +20,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 __all__ = ["Signer", "SigningError", "Verifier", "digest_known", "key_file", "split"]
 
-MIN_RSA_BITS = 1024
-"""Shorter RSA keys have been factored in public; 2048 bits are what to make today."""
+_MIN_RSA_BITS = 1024  # keys not much shorter have been factored; 2048 are what to make today
 
 _HASHES: dict[str, hashes.HashAlgorithm] = {
-    "sha1": hashes.SHA1(),  # noqa: S303  (what uWSGI's examples sign with; the operator is warned)
+    "sha1": hashes.SHA1(),  # what uWSGI's examples sign with
     "sha224": hashes.SHA224(),
     "sha256": hashes.SHA256(),
     "sha384": hashes.SHA384(),
@@ -68,8 +67,8 @@ def _unfit(key: object) -> SigningError:
 
 
 def _check_size(bits: int) -> None:
-    if bits < MIN_RSA_BITS:
-        raise SigningError(f"the RSA key has {bits} bits; at least {MIN_RSA_BITS} are needed")
+    if bits < _MIN_RSA_BITS:
+        raise SigningError(f"the RSA key has {bits} bits; at least {_MIN_RSA_BITS} are needed")
 
 
 class Verifier:
@@ -141,7 +140,7 @@ class Signer:
             raise SigningError(f"the digest {digest!r} cannot be used with this key") from None
 
     def sign(self, data: bytes) -> bytes:
-        """The signature of ``data``: as long as the modulus (RSA), or DER of varying length (EC)."""
+        """The signature: as long as the modulus (RSA), or DER of varying length (EC)."""
         if isinstance(self._key, rsa.RSAPrivateKey):
             return self._key.sign(data, _PKCS1, self._hash)
         return self._key.sign(data, ec.ECDSA(self._hash))
