@@ -36,7 +36,9 @@ _DIGEST = re.compile(r"[A-Za-z][A-Za-z0-9\-]{1,31}")
 _ANY_HOST = re.compile(r"(?:\*|\[\*\]):([0-9]{1,5})")
 _SHARED = re.compile(r"=([0-9]{1,4})=(.*)", re.DOTALL)
 # Not "(.*):": a path holds no colon here, a host outside brackets neither.
-_SERVER = re.compile(r"((?:/|\./|\.\./)[^:]*|\[[^\[\]]*\]:[^:]*|[^:\[]*:[^:]*)(?::(.*))?", re.DOTALL)
+_SERVER = re.compile(
+    r"((?:/|\./|\.\./)[^:]*|\[[^\[\]]*\]:[^:]*|[^:\[]*:[^:]*)(?::(.*))?", re.DOTALL
+)
 _UNESCAPED_COMMA = re.compile(r"(?<!\\),")
 
 
@@ -61,7 +63,7 @@ def server(text: str) -> Endpoint:
 def key(text: str) -> str:
     """A routing key: 1 to 255 visible ASCII characters."""
     if not text:
-        raise ValueError("the key is missing; expected SERVER:KEY, as in 127.0.0.1:4040:example.com")
+        raise ValueError("the key is missing; expected SERVER:KEY, as in 10.0.0.1:4040:k.example")
     if not _PRINTABLE.fullmatch(text):
         raise ValueError(f"the key {text!r} may only have visible ASCII characters")
     if len(text) > MAX_TEXT:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from uwgate import __version__
 from uwgate.config.settings import Settings
 from uwgate.master import privileges, signals
+from uwgate.master.announcing import Announcing, placed
 from uwgate.master.control import Message
 from uwgate.master.crew import EXIT_OK, Crew
 from uwgate.master.errors import StartError, explain
@@ -80,6 +81,8 @@ class Supervisor:
         self._signals = signals.SignalPipe()
         self._binder = Binder(settings.process, log.line)
         self._traffic: list[Bound] = []
+        self._listening: list[tuple[str, Bound]] = []  # gateway, address
+        self._announcing: Announcing | None = None
         self._pidfile = PidFile(settings.process.pidfile)
         self._generation = Generation(1, settings, [])
         self._crew = Crew(self._loop, log, self._plans, self._generation)
@@ -100,10 +103,13 @@ class Supervisor:
         self._settle()
         self._bind()
         self._listen_for_stats()
+        self._prepare_announcing()
         self._create_logs()
         self._pidfile.write()
         self._drop_privileges()
         self._crew.start()
+        if self._announcing is not None:
+            self._announcing.start()
 
     def _settle(self) -> None:
         # After the log and the pidfile got their names, before the sockets: as in uWSGI.
@@ -125,6 +131,7 @@ class Supervisor:
             for listener in plan.listeners:
                 bound = self._binder.listen(plan.name, listener.endpoint, plan.workers)
                 listening.append((listener, bound))
+                self._listening.append((plan.name, bound))
                 numbers = ", ".join(str(sock.fileno()) for sock in bound.sockets)
                 self._log.line(f"uwgate {plan.name} bound on {bound.name} fd {numbers}")
             slots += make_slots(plan.name, plan.workers, listening, len(slots) + 1)
@@ -150,6 +157,19 @@ class Supervisor:
             self._crew.collector.collect,
             facts,
             ledger=self._crew.ledger,
+        )
+
+    def _prepare_announcing(self) -> None:
+        settings = self._settings.announce
+        if not settings.entries and not settings.notify_socket:
+            return
+        shared = [bound for bound in self._traffic if bound.option.endswith("shared-socket")]
+        self._announcing = Announcing(
+            placed(settings, self._listening, shared),
+            self._loop,
+            self._log,
+            cores=sum(plan.workers for plan in self._plans.values()),
+            mode=self._settings.process.chmod_socket,
         )
 
     def _create_logs(self) -> None:
@@ -235,6 +255,8 @@ class Supervisor:
 
     def _end(self, state: str, order: str) -> None:
         self._stopping = state
+        if self._announcing is not None:
+            self._announcing.stop()  # first of all: nobody shall come any more
         self._crew.leave({"type": order})
         # The workers have their own copies; with ours gone an address is free, and connections
         # to it are refused, as soon as its worker stops accepting.
@@ -262,6 +284,8 @@ class Supervisor:
 
     def close(self) -> None:
         """Leave nothing behind: no child, no file of ours, no descriptor."""
+        if self._announcing is not None:
+            self._announcing.close()
         self._crew.close()
         if self._stats is not None:
             self._stats.close()
