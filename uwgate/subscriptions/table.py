@@ -38,13 +38,15 @@ class Kind(NamedTuple):
 
 
 class Extra(NamedTuple):
-    """What few announcements carry. ``pid``, ``uid``, ``gid``: of the sender, with credentials."""
+    """What few announcements carry. ``via``: routers that passed it on. ``pid``, ``uid``, ``gid``:
+    of the sender, with credentials."""
 
     notify: str = ""
     vassal: str = ""
     sni_key: str = ""
     sni_crt: str = ""
     sni_ca: str = ""
+    via: str = ""
     pid: int = 0
     uid: int = 0
     gid: int = 0
@@ -89,7 +91,7 @@ class Member:
         self.previous: Member | None = None
         self.kind = PLAIN
         self.extra = NOTHING
-        self.weight = 1
+        self.weight = 0  # not told yet
         self.cores = 0
         self.load = 0
         self.seen = 0
