@@ -186,14 +186,20 @@ def connecting(text: str) -> Endpoint:
 
 
 def _node_parameters(words: list[str], address: str) -> dict[str, int]:
-    known = {"weight": (1, 1_000_000), "modifier1": (0, 255), "modifier2": (0, 255)}
+    known = {
+        "weight": (1, 1_000_000),
+        "backup": (0, 100),
+        "modifier1": (0, 255),
+        "modifier2": (0, 255),
+    }
     found: dict[str, int] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals and _NUMBER.fullmatch(name):
             raise ValueError(f"',{word}' is not understood; write {address},modifier1={word}")
         if name not in known:
-            raise ValueError(f"',{word}' is not understood; expected weight=N or modifier1=N")
+            expected = "weight=N, backup=N or modifier1=N"
+            raise ValueError(f"',{word}' is not understood; expected {expected}")
         low, high = known[name]
         digits = re.fullmatch(r"[0-9]{1,7}", value)
         if digits is None or not low <= int(value) <= high:
@@ -218,7 +224,7 @@ def _without_scheme(text: str) -> tuple[str, str]:
 
 
 def node(text: str) -> NodeSettings:
-    """``[uwsgi://|http://]ADDRESS[,weight=N][,modifier1=N][,modifier2=N]`` -> a static node."""
+    """``[uwsgi://|http://]ADDRESS[,weight=N][,backup=N][,modifier1=N]...`` -> a static node."""
     address, *words = text.split(",")
     protocol, address = _without_scheme(address)
     path_start = address.find("/")
@@ -238,4 +244,5 @@ def node(text: str) -> NodeSettings:
         modifier1=found.get("modifier1"),
         modifier2=found.get("modifier2"),
         weight=found.get("weight", 1),
+        backup=found.get("backup", 0),
     )

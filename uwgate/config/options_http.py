@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from uwgate.config import addresses, values
 from uwgate.config.model import Kind, Option, State
+from uwgate.config.settings import Algo
 
 _HTTP = "http"
 _NODES = "nodes"
@@ -352,7 +355,7 @@ _NODE_ROWS = (
         "http-to",
         Kind.LIST,
         _NODES,
-        "Node to send requests to: ADDRESS or http://ADDRESS, with ,weight=N ,modifier1=N.",
+        "Node to send requests to: [http://]ADDRESS, with ,weight=N ,backup=N ,modifier1=N.",
         parse=addresses.node,
         unit="node",
         repeatable=True,
@@ -370,10 +373,20 @@ _NODE_ROWS = (
         "http-algo",
         Kind.STRING,
         _NODES,
-        "Choice of node: weighted round robin, (weighted) least connections, client address.",
+        "How one of several nodes is picked; docs/http-router.md has a table.",
         field="http.algo",
-        parse=values.choice("wrr", "lrc", "wlrc", "iphash"),
-        unit="wrr, lrc, wlrc, iphash",
+        parse=values.choice(*get_args(Algo)),
+        unit=", ".join(get_args(Algo)),
+        uwsgi=False,
+    ),
+    Option(
+        "http-hash-by",
+        Kind.STRING,
+        _NODES,
+        "What http-algo = hash looks at; requests with the same value go to the same node.",
+        field="http.hash_by",
+        parse=values.hash_by,
+        unit="path, uri, header:NAME, cookie:NAME, client",
         uwsgi=False,
     ),
     Option(

@@ -78,10 +78,16 @@ Algo = Literal["wrr", "wrr-uwsgi", "lrc", "wlrc", "iphash", "p2c", "hash"]
 
 @dataclass(frozen=True, slots=True)
 class HashBy:
-    """What ``hash`` looks at: ``kind`` of a request, and the ``name`` of the field or cookie."""
+    """What ``hash`` looks at: ``kind`` of a request, and the ``name`` of the field or cookie.
+
+    The name of a field is in lower case.
+    """
 
     kind: Literal["path", "uri", "header", "cookie", "client"] = "path"
     name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else self.kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import pwd
 import re
 from collections.abc import Callable
 
-from uwgate.config.settings import Network
+from uwgate.config.settings import HashBy, Network
 
 _FALSE = ("false", "off", "no", "0")  # uWSGI; any case
 _TRUE = ("true", "on", "yes", "1", "")
@@ -23,6 +23,7 @@ _SECONDS = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)?")
 _SIZE = re.compile(r"([0-9]{1,15})([kKmMgG]?)")
 _OCTAL = re.compile(r"0?[0-7]{3}")
 _WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110 section 5.6.2
+_TOKEN = re.compile(_WORD)
 _PSEUDONYM = re.compile(rf"{_WORD}(?::[0-9]{{1,5}})?")  # RFC 9110 section 7.6.3, received-by
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,254}")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -225,6 +226,20 @@ def pseudonym(text: str) -> str:
     if not _PSEUDONYM.fullmatch(text):
         raise ValueError(f"{text!r} cannot stand in a Via field; expected a word such as gw1")
     return text
+
+
+def hash_by(text: str) -> HashBy:
+    """``path``, ``uri``, ``client``, ``header:NAME`` or ``cookie:NAME``; names are tokens."""
+    kind, colon, name = text.partition(":")
+    if not colon and (kind == "path" or kind == "uri" or kind == "client"):
+        return HashBy(kind)
+    if kind == "header" or kind == "cookie":
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"{name!r} is not a name; expected {kind}:NAME, as in {kind}:x-user")
+        return HashBy(kind, name.lower() if kind == "header" else name)
+    raise ValueError(
+        f"{text!r} is not known; expected path, uri, header:NAME, cookie:NAME or client"
+    )
 
 
 def process_name(text: str) -> str:

@@ -132,6 +132,8 @@ def unix(path: str) -> Endpoint:
         ("http://app:80", NodeSettings(tcp("app:80", "app", 80), protocol="http")),
         ("HTTP://[::1]:80", NodeSettings(tcp("[::1]:80", "::1", 80), protocol="http")),
         ("http:///a.sock,weight=2", NodeSettings(unix("/a.sock"), protocol="http", weight=2)),
+        ("/a.sock,backup=1", NodeSettings(unix("/a.sock"), backup=1)),
+        ("http:///a.sock,backup=100", NodeSettings(unix("/a.sock"), protocol="http", backup=100)),
         ("http://@x", NodeSettings(Endpoint("abstract", "@x", path="x"), protocol="http")),
     ],
 )
@@ -157,6 +159,8 @@ def test_node(text: str, expected: NodeSettings) -> None:
         ("app:1,weight", "weight is ''"),
         ("app:1,weight=0", "expected 1 to"),
         ("app:1,modifier1=256", "expected 0 to 255"),
+        ("app:1,backup=101", "expected 0 to 100"),
+        ("app:1,backup=-1", "backup is '-1'"),
         ("app:1,weight=1,weight=2", "given twice"),
         ("", "address is missing"),
         ("uwsgi://", "address is missing"),

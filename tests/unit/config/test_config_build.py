@@ -27,6 +27,7 @@ from uwgate.config.options import OPTIONS, find, foreign
 from uwgate.config.settings import (
     Endpoint,
     ErrorPage,
+    HashBy,
     HttpSettings,
     ListenerSettings,
     MapperSettings,
@@ -100,6 +101,9 @@ def test_defaults() -> None:
         ("http-via = off", "via", ""),
         ("http-fallback = 127.0.0.1:3031", "fallback", (NODE,)),
         ("http-algo = iphash", "algo", "iphash"),
+        ("http-algo = wrr-uwsgi", "algo", "wrr-uwsgi"),
+        ("http-algo = p2c", "algo", "p2c"),
+        ("http-algo = hash\nhttp-hash-by = cookie:SID", "hash_by", HashBy("cookie", "SID")),
         ("http-modifier1 = 9", "modifier1", 9),
         ("http-modifier2 = 1", "modifier2", 1),
         ("http-gracetime = 0", "gracetime", 0.0),

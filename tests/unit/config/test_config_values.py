@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uwgate.config import values
+from uwgate.config.settings import HashBy
 
 
 @pytest.mark.parametrize("text", ["false", "False", "OFF", "no", "0"])
@@ -73,6 +74,11 @@ def test_anything_else_is_on_but_odd() -> None:
         (values.pseudonym, "gw.example:80", "gw.example:80"),
         (values.pseudonym, "", ""),
         (values.pseudonym, "off", ""),
+        (values.hash_by, "path", HashBy("path")),
+        (values.hash_by, "uri", HashBy("uri")),
+        (values.hash_by, "client", HashBy("client")),
+        (values.hash_by, "header:X-User", HashBy("header", "x-user")),
+        (values.hash_by, "cookie:SID", HashBy("cookie", "SID")),
         (values.process_name, "my gate", "my gate"),
         (values.log_format, "%(uri) é", "%(uri) é"),
     ],
@@ -121,6 +127,12 @@ def test_accepted(convert: Callable[[str], object], text: str, expected: object)
         (values.variable, "A=" + "x" * 65001, "longer than 65000"),
         (values.pseudonym, "two words", "cannot stand in a Via field"),
         (values.pseudonym, "gw\r\n", "cannot stand in a Via field"),
+        (values.hash_by, "", "expected path, uri, header:NAME, cookie:NAME or client"),
+        (values.hash_by, "query", "'query' is not known"),
+        (values.hash_by, "path:x", "'path:x' is not known"),
+        (values.hash_by, "header", "expected header:NAME, as in header:x-user"),
+        (values.hash_by, "cookie:", "'' is not a name"),
+        (values.hash_by, "header:two words", "'two words' is not a name"),
         (values.process_name, "", "process name"),
         (values.process_name, "a\x1b", "process name"),
         (values.log_format, "", "a format is missing"),
@@ -147,6 +159,7 @@ CONVERTERS = [
     values.address_literal,
     values.variable,
     values.pseudonym,
+    values.hash_by,
     values.process_name,
     values.log_format,
 ]
