@@ -10,6 +10,7 @@ from typing import BinaryIO
 from uwgate.config.argv import CommandLine
 from uwgate.config.compose import http_settings, process_settings, request_log_settings
 from uwgate.config.compose_client import announce_settings
+from uwgate.config.compose_subscriptions import subscription_settings
 from uwgate.config.found import Found, Matcher
 from uwgate.config.model import Item, Problems
 from uwgate.config.settings import Endpoint, HttpSettings, NodeSettings, ProcessSettings, Settings
@@ -66,7 +67,8 @@ def _server_line(names: list[str]) -> str:
 
 def _settings(found: Found, problems: Problems) -> Settings:
     process = process_settings(found)
-    http = http_settings(found, problems)
+    subscriptions = subscription_settings(found, problems)
+    http = http_settings(found, subscriptions, problems)
     if process.chdir:
         if not os.path.isdir(process.chdir):
             each = found.last("chdir")
@@ -75,7 +77,11 @@ def _settings(found: Found, problems: Problems) -> Settings:
         process = _absolute_process(process)
         http = http and _absolute_http(http)
     return Settings(
-        process, http, request_log_settings(found), announce_settings(found, problems)
+        process,
+        http,
+        request_log_settings(found),
+        announce_settings(found, problems),
+        subscriptions,
     )
 
 

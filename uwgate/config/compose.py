@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from uwgate.config import addresses
+from uwgate.config.compose_subscriptions import router_subscriptions
 from uwgate.config.found import Found, Value
 from uwgate.config.model import Problems
 from uwgate.config.settings import (
@@ -20,6 +21,7 @@ from uwgate.config.settings import (
     NodeSettings,
     ProcessSettings,
     RequestLogSettings,
+    SubscriptionSettings,
 )
 
 _DEFAULTS = HttpSettings(listeners=())
@@ -70,7 +72,9 @@ def request_log_settings(found: Found) -> RequestLogSettings:
     return RequestLogSettings(**fields)
 
 
-def http_settings(found: Found, problems: Problems) -> HttpSettings | None:
+def http_settings(
+    found: Found, subscriptions: SubscriptionSettings, problems: Problems
+) -> HttpSettings | None:
     """The router's part; None where it has no listener (which is an error by then)."""
     listeners = _listeners(found, problems)
     fields: dict[str, Any] = found.fields("http")
@@ -90,6 +94,7 @@ def http_settings(found: Found, problems: Problems) -> HttpSettings | None:
         "trusted_proxies": tuple(network for network in networks if network is not None),
         "trust_unix": None in networks,
         "error_pages": _error_pages(found, problems),
+        "subscriptions": router_subscriptions(found, "http", subscriptions, problems),
     }
     return HttpSettings(**fields) if listeners else None
 
@@ -140,6 +145,7 @@ def _keepalive(found: Found, fields: dict[str, Any]) -> None:
 # Where nodes come from: exactly one source, the first of this order (uWSGI's).
 _NODE_SOURCES = (
     "http-use-pattern",
+    "http-subscription-server",
     "http-use-base",
     "http-use-code-string",
     "http-use-socket",
@@ -151,7 +157,6 @@ def _node_source(
     found: Found, problems: Problems
 ) -> tuple[MapperSettings, tuple[NodeSettings, ...]]:
     given = [each for each in map(found.last, _NODE_SOURCES) if each is not None]
-    _subscriptions(found, bool(given) or bool(found.all("socket")), problems)
     if len(given) > 1:
         others = ", ".join(each.row.name for each in given[1:])
         message = f"decides where requests go; {others} cannot act beside it"
@@ -159,22 +164,13 @@ def _node_source(
     if not given:
         return MapperSettings(), _embedded(found, problems)
     first = given[0]
+    if first.row.name == "http-subscription-server":
+        return MapperSettings("subscription"), ()
     if first.row.name == "http-to":
         return MapperSettings(), tuple(_node(each) for each in found.all("http-to"))
     if first.row.name == "http-use-socket":
         return MapperSettings(), _use_socket(first, found, problems)
     return _mapper(first, found, problems), ()
-
-
-def _subscriptions(found: Found, beside: bool, problems: Problems) -> None:
-    for each in found.all("http-subscription-server"):
-        item = each.item
-        if beside:
-            message = "subscriptions are not supported by this version; without effect"
-            problems.warn(item.origin, item.key, message)
-        else:
-            message = "subscriptions are not supported by this version; name nodes with http-to"
-            problems.error(item.origin, item.key, message)
 
 
 def _mapper(each: Value, found: Found, problems: Problems) -> MapperSettings:
@@ -244,8 +240,6 @@ def _use_socket(each: Value, found: Found, problems: Problems) -> tuple[NodeSett
 def _embedded(found: Found, problems: Problems) -> tuple[NodeSettings, ...]:
     """Nothing names a node: uWSGI would serve from its own first socket."""
     sockets = found.all("socket")
-    if not sockets and found.all("http-subscription-server"):
-        return ()  # an error of its own
     if sockets:
         item = sockets[0].item
         message = f"no http-to is given: requests go to {item.value} (uwgate runs no application)"

@@ -137,14 +137,14 @@ _LATER_NONE = """
     abstract-socket check-static-docroot drop-after-apps drop-after-init early-emperor
     emperor-graceful-shutdown emperor-magic-exec emperor-no-blacklist emperor-nofollow
     emperor-tyrant emperor-tyrant-nofollow end-blacklist end-whitelist exit-on-reload
-    fastrouter-cheap fastrouter-fallback-on-no-key force-gateway forkptyrouter-quiet
-    honour-range honour-stdin http-cheap jailed log-4xx log-5xx log-format-strftime
+    fastrouter-fallback-on-no-key force-gateway forkptyrouter-quiet
+    honour-range honour-stdin jailed log-4xx log-5xx log-format-strftime
     log-master-req-stream log-master-stream log-micros log-reopen log-truncate log-zero
     logfile-chown master-as-root no-fd-passing no-initgroups rawrouter-cheap rawrouter-xclient
     setns-preopen so-keepalive so-send-timeout so-write-timeout socket-send-timeout
     ssl-enable-compression ssl-enable-sslv3 ssl-enable-tlsv1 ssl-enable3 ssl-verbose
     sslrouter-cheap sslrouter-sni static-gzip-all stats-no-cores
-    stats-no-metrics subscription-dotsplit subscriptions-use-credentials tcp-fast-open-client
+    stats-no-metrics tcp-fast-open-client
     tcp-fastopen-client threaded-logger zerg-fallback
 """
 _LATER_OPTIONAL = """
@@ -165,10 +165,9 @@ _LATER_REQUIRED = """
     exec-as-user-atexit exec-asap exec-in-jail exec-post-jail exec-pre-jail fallback-config
     fastrouter-buffer-size fastrouter-events fastrouter-fallback fastrouter-gid
     fastrouter-gracetime fastrouter-harakiri fastrouter-post-buffering
-    fastrouter-post-buffering-dir fastrouter-processes fastrouter-quiet fastrouter-resubscribe
-    fastrouter-resubscribe-bind fastrouter-ss fastrouter-stats fastrouter-stats-server
-    fastrouter-subscription-fallback-key fastrouter-subscription-server
-    fastrouter-subscription-slot fastrouter-timeout fastrouter-to fastrouter-uid
+    fastrouter-post-buffering-dir fastrouter-processes fastrouter-quiet
+    fastrouter-ss fastrouter-stats fastrouter-stats-server
+    fastrouter-timeout fastrouter-to fastrouter-uid
     fastrouter-use-base fastrouter-use-code-string fastrouter-use-pattern fastrouter-workers
     fastrouter-zerg fd-safe file-serve-mode fileserve-mode flock flock-wait flock-wait2 flock2
     force-cwd forkpty-router-cols forkpty-router-command forkpty-router-rows
@@ -177,7 +176,7 @@ _LATER_REQUIRED = """
     forkptyrouter-ss forkptyrouter-stats forkptyrouter-stats-server forkptyrouter-timeout
     forkptyrouter-workers forkptyrouter-zerg fs-brutal-reload fs-reload fs-signal
     hook-as-gateway hook-as-root hook-as-user hook-as-user-atexit hook-asap hook-in-jail
-    hook-post-jail hook-pre-jail http-harakiri http-resubscribe http-subscription-fallback-key
+    hook-post-jail hook-pre-jail http-harakiri
     immediate-gid immediate-uid inject-after inject-before legion legion-attach-daemon
     legion-cron legion-curl-cron legion-death legion-death-on-lord-error legion-freq
     legion-join legion-lord legion-mcast legion-node legion-node-joined legion-node-left
@@ -210,10 +209,7 @@ _LATER_REQUIRED = """
     static-gzip-dir static-gzip-ext static-gzip-prefix static-gzip-suffix static-index
     static-map static-map2 static-safe static-skip-ext stats stats-push
     stats-pusher-default-freq stats-pushers-default-freq stats-server
-    subscription-algo
-    subscription-sign-skip-uid subscription-tolerance
-    subscriptions-credentials-check subscriptions-sign-check
-    subscriptions-sign-check-tolerance subscriptions-sign-skip-uid tcp-fast-open tcp-fastopen
+    tcp-fast-open tcp-fastopen
     touch-chain-reload touch-exec touch-logreopen touch-logrotate touch-mules-reload
     touch-reload touch-signal touch-spoolers-reload touch-workers-reload tuntap-device
     tuntap-device-rule tuntap-router-firewall-in tuntap-router-firewall-out

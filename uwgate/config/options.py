@@ -16,10 +16,12 @@ from uwgate.config.model import Option, State
 from uwgate.config.options_client import CLIENT_OPTIONS
 from uwgate.config.options_http import HTTP_OPTIONS
 from uwgate.config.options_process import PROCESS_OPTIONS
+from uwgate.config.options_subscriptions import SUBSCRIPTION_OPTIONS
 
 TOPICS: dict[str, str] = {
     "http": "The HTTP router",
     "nodes": "Nodes: where requests go",
+    "subscriptions": "Subscriptions: nodes that announce themselves",
     "announce": "Announcing this instance to routers",
     "sockets": "Sockets",
     "process": "Processes",
@@ -29,7 +31,9 @@ TOPICS: dict[str, str] = {
 }
 """Topic -> title, in the order of the documentation."""
 
-OPTIONS: tuple[Option, ...] = HTTP_OPTIONS + CLIENT_OPTIONS + PROCESS_OPTIONS
+OPTIONS: tuple[Option, ...] = (
+    HTTP_OPTIONS + SUBSCRIPTION_OPTIONS + CLIENT_OPTIONS + PROCESS_OPTIONS
+)
 """Every option that means something here, in the order of the documentation."""
 
 _FAMILY = "error-page-NNN"

@@ -494,14 +494,6 @@ _NODE_ROWS = (
         unit="seconds",
         uwsgi=False,
     ),
-    Option(
-        "http-subscription-server",
-        Kind.ADDRESS,
-        _NODES,
-        "Address where nodes announce themselves; not in this version.",
-        unit="address",
-        repeatable=True,
-    ),
 )
 
 HTTP_OPTIONS = _LISTEN + _TIMES + _LIMITS + _BEHAVIOUR + _TRUST + _NODE_ROWS

@@ -315,4 +315,5 @@ class Settings:
     http: HttpSettings | None = None
     request_log: RequestLogSettings = RequestLogSettings()
     announce: AnnounceSettings = AnnounceSettings()
+    subscriptions: SubscriptionSettings = SubscriptionSettings()
     fastrouter: FastSettings | None = None

@@ -16,6 +16,7 @@ from uwgate.config.settings import (
     ProcessSettings,
     RequestLogSettings,
     Settings,
+    SubscriptionSettings,
 )
 
 _SECTIONS: dict[str, type[Any]] = {
@@ -23,6 +24,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "http": HttpSettings,
     "process": ProcessSettings,
     "request_log": RequestLogSettings,
+    "subscriptions": SubscriptionSettings,
 }
 
 
