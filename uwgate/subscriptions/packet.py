@@ -110,8 +110,8 @@ class Announcement:
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
 # Exactly what config.addresses.connecting takes, less what no node announces: zones of IPv6,
-# ports with leading zeros, spaces. In doubt text with a colon is TCP and a word is a path, except
-# a bare number or IP address, which nobody means as a path (uWSGI core/socket.c).
+# "10.*:80", ports with leading zeros, spaces. In doubt text with a colon is TCP and a word is a
+# path, except a bare number or IP address, which nobody means as a path (uWSGI core/socket.c).
 _PORT = (
     rb"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 )
@@ -120,7 +120,7 @@ _V4 = rb"(?:%(octet)b\.%(octet)b\.%(octet)b\.%(octet)b)?" % {b"octet": _OCTET}
 _LABEL = rb"[A-Za-z0-9_](?:[A-Za-z0-9_\-]{0,61}[A-Za-z0-9_])?"
 _ADDRESS = re.compile(
     rb"%(v4)b:%(port)b"
-    rb"|(?=.{1,107}\Z)\.{0,2}/[\x21-\x7e]+"  # sun_path has 108 bytes, one of them a NUL
+    rb"|(?=.{1,107}\Z)\.{0,2}/[\x21-\x7e]*"  # sun_path has 108 bytes, one of them a NUL
     rb"|(?:@|\\0)[\x21-\x7e]{1,106}"  # NUL, name, NUL
     rb"|\[(?P<v6>[0-9A-Fa-f:.]{2,45})\]:%(port)b"
     rb"|(?![0-9.]+:)(?=.{1,253}:)(?:%(label)b\.)*%(label)b\.?:%(port)b"

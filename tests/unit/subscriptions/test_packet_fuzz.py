@@ -10,7 +10,7 @@ import random
 import time
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from packet_tools import PLAIN, captured, datagram, framed, item, plain
 
@@ -63,7 +63,7 @@ def split(data: bytes) -> list[bytes]:
 
 
 def usable(address: bytes) -> bool:
-    """What `connecting` takes, less zones, ports with a leading zero, and the directories."""
+    """What `connecting` takes, less zones, patterns, ports with a leading zero."""
     if not set(address) <= VISIBLE or len(address) > 255:
         return False
     text = address.decode()
@@ -71,9 +71,9 @@ def usable(address: bytes) -> bool:
         endpoint = connecting(text)
     except ValueError:
         return False
-    if endpoint.kind == "tcp":
-        return "%" not in text and not text.rpartition(":")[2].startswith("0")
-    return text not in ("/", "./", "../")
+    return endpoint.kind != "tcp" or (
+        not {"%", "*"} & set(text) and not text.rpartition(":")[2].startswith("0")
+    )
 
 
 def oracle(data: bytes) -> Announcement | None:
@@ -229,6 +229,13 @@ def test_any_bytes(data: bytes) -> None:
     check(framed(item(b"address", b"/a") + item(b"key", data)))
 
 
+@settings(max_examples=500)
+@example("/")
+@example("./")
+@example("..")
+@example("127.*:1")
+@example("\\0:1")
+@example("x" * 107 + "/")
 @given(st.text("0123456789.:[]@/\\*_-aF%", max_size=24) | st.from_regex(r"\A[a.\-]{0,70}:[0-9]+\Z"))
 def test_accepted_addresses_are_those_that_can_be_connected_to(text: str) -> None:
     check(plain(address=text))
