@@ -265,7 +265,7 @@ LONG = {
 
 @pytest.mark.parametrize("name", LONG)
 def test_time_is_bounded(name: str) -> None:
-    """A millisecond is what 8 KB may cost; measured are 2 to 60 µs."""
+    """A millisecond is what 8 KB may cost; measured are 5 to 30 µs."""
     data = LONG[name]
     assert 250 < len(data) <= MAX_DATAGRAM or name == "colons"
     best = 1.0
