@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 # What the master reacts to; everything else keeps its disposition.
@@ -34,17 +34,18 @@ IGNORED_BY_WORKERS = (
 
 
 class SignalPipe:
-    """The readable end (``fileno``) polls readable once a signal of ``HANDLED`` arrived."""
+    """The readable end (``fileno``) polls readable once a signal of ``handled`` arrived."""
 
-    __slots__ = ("_reader", "_writer")
+    __slots__ = ("_handled", "_reader", "_writer")
 
-    def __init__(self) -> None:
+    def __init__(self, handled: Sequence[signal.Signals] = HANDLED) -> None:
+        self._handled = handled
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         # The buffer may fill with a flood of one signal; the ones in it say enough.
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in HANDLED:
+        for number in handled:
             signal.signal(number, _nothing)
 
     def fileno(self) -> int:
@@ -65,7 +66,7 @@ class SignalPipe:
         Ignore: the process has ended its work, and an impatient second SIGTERM must not turn its
         exit code into a death by signal.
         """
-        for number in HANDLED:
+        for number in self._handled:
             signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
         self._reader.close()

@@ -132,6 +132,12 @@ class Announcer:
         self._running = False
         self._withdraw(now)
 
+    def withdraw(self, now: float) -> None:
+        """Take back what another process announced."""
+        for part in self._parts:
+            part.sent = dict(self._wanted(part) or {})
+        self._withdraw(now)
+
     def reload(self, now: float) -> None:
         """A graceful reload begins: goodbye if so configured, in any case silence."""
         self._running = False

@@ -43,6 +43,11 @@ class Troubles:
         self._log = log
         self._known: dict[str, str] = {}
 
+    @property
+    def active(self) -> bool:
+        """Whether something does not work at the moment."""
+        return bool(self._known)
+
     def report(self, what: str, reason: str) -> None:
         """``what`` does not work, for ``reason``."""
         if self._known.get(what) != reason:

@@ -1,0 +1,1 @@
+"""``uwgate announce``: announce any server to subscription servers while it is well."""
