@@ -230,16 +230,24 @@ def pseudonym(text: str) -> str:
 
 def hash_by(text: str) -> HashBy:
     """``path``, ``uri``, ``client``, ``header:NAME`` or ``cookie:NAME``; names are tokens."""
-    kind, colon, name = text.partition(":")
-    if not colon and (kind == "path" or kind == "uri" or kind == "client"):
-        return HashBy(kind)
-    if kind == "header" or kind == "cookie":
-        if not _TOKEN.fullmatch(name):
-            raise ValueError(f"{name!r} is not a name; expected {kind}:NAME, as in {kind}:x-user")
-        return HashBy(kind, name.lower() if kind == "header" else name)
-    raise ValueError(
-        f"{text!r} is not known; expected path, uri, header:NAME, cookie:NAME or client"
-    )
+    kind, _, name = text.partition(":")
+    plain = {"path": HashBy("path"), "uri": HashBy("uri"), "client": HashBy("client")}
+    if text in plain:
+        return plain[text]
+    if kind not in ("header", "cookie"):
+        raise ValueError(
+            f"{text!r} is not known; expected path, uri, header:NAME, cookie:NAME or client"
+        )
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f"{name!r} is not a name; expected {kind}:NAME, as in {kind}:x-user")
+    return HashBy("header", name.lower()) if kind == "header" else HashBy("cookie", name)
+
+
+def cookie_name(text: str) -> str:
+    """The name of a cookie (a token, RFC 6265 section 4.1.1)."""
+    if not _TOKEN.fullmatch(text):
+        raise ValueError(f"{text!r} is not a cookie name; expected letters, digits and -_.")
+    return text
 
 
 def process_name(text: str) -> str:

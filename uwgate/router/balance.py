@@ -197,6 +197,11 @@ def fixed_address(endpoint: Endpoint) -> tuple[tuple[int, Address], ...]:
     return ()
 
 
+def is_named(endpoint: Endpoint) -> bool:
+    """Whether a name has to be looked up to connect."""
+    return endpoint.kind == "tcp" and not fixed_address(endpoint)
+
+
 class _Level:
     """The nodes of one backup level, and what the algorithm made of them."""
 

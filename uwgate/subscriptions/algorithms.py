@@ -38,6 +38,7 @@ WINDOW = 512  # turns made at a time then
 FULL = 20  # share of a node that is not new: shares are counted in twentieths
 LEAST = 2  # share of a node that has just come
 FAILING = 8  # failures in a row that still make a difference
+_BEHIND = 4  # requests that lrc and wlrc let a node catch up
 _POINTS = 128  # on the ring per unit of weight
 _MOST_POINTS = 1 << 16  # of a whole ring, and at least 16 for each of its nodes
 _AGING = 64  # comparisons lost after which the latency of a node counts half
@@ -80,7 +81,7 @@ def spread(nodes: Sequence[N], weights: Sequence[int], phase: float = 0.0) -> It
     """Endless turns: ``weights[i]`` for ``nodes[i]`` in each round, spread out evenly.
 
     A round's length is the sum of the weights after division by their greatest common divisor.
-    ``phase`` (0 to 1): how much of the first round is left out.
+    ``phase`` (0 to 1): how much of the first round is left out, to within a turn of each class.
 
     Nodes of equal weight share the turns of their class in order; turn k (from 0) of a class that
     has s turns in a round is due at (k + 1/2) / s of it. So no turn is more than half the number
@@ -142,7 +143,8 @@ class Rotation(Generic[N]):
 
     def _go_on(self, after: Rotation[N]) -> None:
         """Next is who was next before, or if that one is gone, who would have followed."""
-        for node in after.turns[after.cursor : after.cursor + 8]:
+        turns, cursor = after.turns, after.cursor
+        for node in (turns[cursor:] + turns[:cursor])[:8]:
             if node in self.turns:
                 self.cursor = self.turns.index(node)
                 return
@@ -222,6 +224,9 @@ def least_connections(
     as they are idle too and have not served more. (uWSGI also lets a marked node take part in that
     for one moment, before it removes it, and may then pass over an idle node. Here a marked node
     stays in the list for its grace time, so it has to count as absent.)
+
+    Unlike in uWSGI, who has served far less than the node beside it, because it was away or busy,
+    does not catch up: it would get all requests for a long time.
     """
     best = None
     least = 0.0
@@ -236,9 +241,13 @@ def least_connections(
             if load < least:
                 best = node
                 least = load
-        elif node.active or node.last_requests > best.last_requests:
+        elif node.active:
+            break
+        elif node.last_requests > best.last_requests:
+            best.last_requests = max(best.last_requests, node.last_requests - _BEHIND)
             break
         else:
+            node.last_requests = max(node.last_requests, best.last_requests - _BEHIND)
             best = node
     if best is not None:
         best.last_requests += 1
@@ -288,7 +297,8 @@ def ramped_connections(
 
     due = [node for node in usable if shares[node] == top or paces[node] <= mean]
     best = min(due, key=load)
-    paces[best] += FULL / (shares[best] * best.weight if weighted else shares[best])
+    step = FULL / (shares[best] * best.weight if weighted else shares[best])
+    paces[best] = max(paces[best], mean - _BEHIND * step) + step
     return best
 
 
