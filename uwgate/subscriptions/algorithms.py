@@ -244,10 +244,12 @@ def least_connections(
         elif node.active:
             break
         elif node.last_requests > best.last_requests:
-            best.last_requests = max(best.last_requests, node.last_requests - _BEHIND)
+            if best.last_requests < node.last_requests - _BEHIND:
+                best.last_requests = node.last_requests - _BEHIND
             break
         else:
-            node.last_requests = max(node.last_requests, best.last_requests - _BEHIND)
+            if node.last_requests < best.last_requests - _BEHIND:
+                node.last_requests = best.last_requests - _BEHIND
             best = node
     if best is not None:
         best.last_requests += 1
