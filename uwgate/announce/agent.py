@@ -205,5 +205,6 @@ class Agent:
 
 def run(options: Options, log: MainLog) -> int:
     """Run an agent; the exit code. Raises StartError."""
+    agent = Agent(options, log)
     log.line(f"uwgate announce (pid {os.getpid()})")
-    return Agent(options, log).run()
+    return agent.run()

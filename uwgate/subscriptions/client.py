@@ -174,9 +174,12 @@ class Announcer:
 
     def _withdraw(self, now: float) -> None:
         self._next = None
-        self._farewell = list(self._goodbyes())
-        self._farewell_at = now + _REPEAT
-        for server, datagram in self._farewell:
+        goodbyes = list(self._goodbyes())
+        if goodbyes:
+            # Others may still wait for their repetition.
+            self._farewell += goodbyes
+            self._farewell_at = now + _REPEAT
+        for server, datagram in goodbyes:
             self._outbox.put(server, datagram)
         self._pump(now)
 
