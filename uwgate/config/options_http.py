@@ -390,6 +390,16 @@ _NODE_ROWS = (
         uwsgi=False,
     ),
     Option(
+        "http-sticky",
+        Kind.STRING,
+        _NODES,
+        "Name of a cookie that keeps a client at the node that it had first.",
+        field="http.sticky",
+        parse=values.cookie_name,
+        unit="cookie name",
+        uwsgi=False,
+    ),
+    Option(
         "http-modifier1",
         Kind.INT,
         _NODES,

@@ -7,10 +7,13 @@ master  ``{"type": "stats", "round": n}``  send a snapshot
 master  ``{"type": "drain"}``             accept no more, finish, exit 0
 master  ``{"type": "stop"}``              cut everything, exit 0
 master  ``{"type": "reopen"}``            open the log files again
+master  ``{"type": "nodes", "changes": […]}``  what changed in the table of subscriptions
 worker  ``{"type": "ready"}``             accepting
 worker  ``{"type": "draining"}``          accepting no more
 worker  ``{"type": "failed", "reason": s}``  cannot start, and trying again will not help
 worker  ``{"type": "stats", "round": n, "snapshot": {…}}``
+worker  ``{"type": "mark", "key": s, "address": s, "reason": s}``  a node cannot be reached
+worker  ``{"type": "reached", "key": s, "address": s}``  a marked node was reached after all
 ======  ================================  ============================================
 
 Both ends are non-blocking and bounded. The master does not trust a worker's bytes: a line that is

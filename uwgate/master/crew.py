@@ -13,6 +13,7 @@ import selectors
 import signal
 import time
 from collections.abc import Mapping
+from typing import Protocol
 
 from uwgate.master import signals
 from uwgate.master.collect import Collector, describe
@@ -24,6 +25,7 @@ from uwgate.master.loop import Loop
 from uwgate.master.slots import Generation, Slot, WorkerProcess
 from uwgate.master.worker import WorkerSpec, main
 from uwgate.observe.counters import Ledger
+from uwgate.subscriptions.table import Change, Table
 
 EXIT_OK = 0
 EXIT_NO_WORKER = 3
@@ -35,10 +37,25 @@ _MAX_EARLY_DEATHS = 3
 _SHORTEST_DELAY = 0.1
 
 
+class Subscribed(Protocol):
+    """The subscriptions of a gateway: what a new worker inherits, and what workers say of it."""
+
+    table: Table
+
+    def mark(self, key: str, address: str, reason: str) -> None:
+        """A worker could not reach the node."""
+        ...
+
+    def reached(self, key: str, address: str) -> None:
+        """A worker reached a marked node after all."""
+        ...
+
+
 class Crew:
     """``generation`` at work. ``exit``: the instance's exit code once there is nobody left.
 
     ``ledger`` is told the last words of every worker. ``collector`` asks all of them.
+    ``subscriptions``: by gateway, for those that have any.
     """
 
     def __init__(
@@ -49,6 +66,7 @@ class Crew:
         self._plans = plans
         self._generation = generation
         self._leaving = False
+        self.subscriptions: Mapping[str, Subscribed] = {}
         self.exit: int | None = None
         self.ledger = Ledger()
         self.collector = Collector(loop, lambda: self._generation.slots, self._watch)
@@ -67,6 +85,21 @@ class Crew:
         """Send a message to every worker."""
         for process in self._generation.alive:
             process.channel.send(message)
+            self._watch(process)
+
+    def publish(self, gateway: str, changes: list[Change]) -> None:
+        """Send changes of its subscriptions to the workers of a gateway.
+
+        One that has not read 16 MB of them is of no use any more: its successor inherits all.
+        """
+        message: Message = {"type": "nodes", "changes": changes}
+        for slot in self._generation.slots:
+            process = slot.process
+            if process is None or slot.gateway != gateway:
+                continue
+            if not process.channel.send(message) and not process.channel.closed:
+                self._log.line(f"{slot.name} (pid: {process.pid}) does not listen: killed")
+                _kill(process)
             self._watch(process)
 
     def leave(self, order: Message) -> None:
@@ -129,6 +162,7 @@ class Crew:
                             uid=plan.uid,
                             gid=plan.gid,
                             drain_timeout=plan.drain_timeout,
+                            table=self._table_of(slot.gateway),
                         ),
                         plan.factory,
                     )
@@ -144,6 +178,10 @@ class Crew:
         self._log.line(f"{word} {slot.name} (pid: {pid})")
         handler = functools.partial(self._on_channel, slot, process)
         self._loop.selector.register(channel, selectors.EVENT_READ, handler)
+
+    def _table_of(self, gateway: str) -> Table | None:
+        subscribed = self.subscriptions.get(gateway)
+        return subscribed.table if subscribed is not None else None
 
     def _watch(self, process: WorkerProcess) -> None:
         """Wait for room if a message could not be sent in one go."""
@@ -185,9 +223,21 @@ class Crew:
             self._generation.served = True
         elif kind == "draining":
             process.draining = True
+        elif kind in ("mark", "reached"):
+            self._heed_node(slot, message)
         elif kind == "failed":
             slot.hopeless = True
             self._log.line(f"{slot.name} cannot start: {message.get('reason')}")
+
+    def _heed_node(self, slot: Slot, message: Message) -> None:
+        subscribed = self.subscriptions.get(slot.gateway)
+        if subscribed is None:
+            return
+        key, address = str(message.get("key")), str(message.get("address"))
+        if message.get("type") == "reached":
+            subscribed.reached(key, address)
+        else:
+            subscribed.mark(key, address, str(message.get("reason"))[:200])
 
     def _hang_up(self, process: WorkerProcess) -> None:
         with contextlib.suppress(KeyError, ValueError):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from uwgate.config.settings import ListenerSettings, Settings
+from uwgate.config.settings import ListenerSettings, RouterSubscriptions, Settings
 from uwgate.master.errors import StartError
 from uwgate.master.worker import Gateway, GatewayFactory
 from uwgate.observe.requestlog import RequestLog
@@ -52,6 +52,7 @@ class Plan:
     gid: int | None
     drain_timeout: float
     factory: GatewayFactory
+    subscriptions: RouterSubscriptions | None = None
 
 
 def plans(settings: Settings, factories: Mapping[str, GatewayFactory]) -> list[Plan]:
@@ -68,5 +69,6 @@ def plans(settings: Settings, factories: Mapping[str, GatewayFactory]) -> list[P
             http.gid,
             http.drain_timeout,
             factories["http"],
+            http.subscriptions if http.mapper.kind == "subscription" else None,
         )
     ]

@@ -25,6 +25,7 @@ from uwgate.master.loop import Loop
 from uwgate.master.pidfile import PidFile
 from uwgate.master.slots import Generation, make_slots
 from uwgate.master.sockets import Binder, Bound
+from uwgate.master.subscribing import Subscriptions
 from uwgate.master.worker import GatewayFactory
 from uwgate.observe.server import StatsServer
 from uwgate.observe.stats import StatsFacts
@@ -87,6 +88,7 @@ class Supervisor:
         self._generation = Generation(1, settings, [])
         self._crew = Crew(self._loop, log, self._plans, self._generation)
         self._stats: StatsServer | None = None
+        self._subscriptions: Subscriptions | None = None
         self._started = time.time()
         self._stopping = ""  # "", "draining", "cutting"
         self._last_stop = 0.0
@@ -102,11 +104,14 @@ class Supervisor:
         self._pidfile.check()
         self._settle()
         self._bind()
+        self._subscribe()
         self._listen_for_stats()
         self._prepare_announcing()
         self._create_logs()
         self._pidfile.write()
         self._drop_privileges()
+        if self._subscriptions is not None:
+            self._subscriptions.start()
         self._crew.start()
         if self._announcing is not None:
             self._announcing.start()
@@ -136,6 +141,30 @@ class Supervisor:
                 self._log.line(f"uwgate {plan.name} bound on {bound.name} fd {numbers}")
             slots += make_slots(plan.name, plan.workers, listening, len(slots) + 1)
         self._traffic = list(self._binder.bound)
+
+    def _subscribe(self) -> None:
+        """Bind the subscription servers, and read what is left of the last run."""
+        settings = self._settings
+        wanted = {
+            name: plan.subscriptions
+            for name, plan in self._plans.items()
+            if plan.subscriptions is not None
+        }
+        if not wanted:
+            return
+        self._subscriptions = Subscriptions(
+            wanted,
+            settings.subscriptions,
+            settings.announce,
+            self._loop,
+            self._log,
+            self._crew.publish,
+            mode=settings.process.chmod_socket,
+        )
+        for name in wanted:
+            names = [bound.name for gateway, bound in self._listening if gateway == name]
+            self._subscriptions.listens(name, names)
+        self._crew.subscriptions = self._subscriptions.gateways
 
     def _listen_for_stats(self) -> None:
         process = self._settings.process
@@ -255,6 +284,8 @@ class Supervisor:
 
     def _end(self, state: str, order: str) -> None:
         self._stopping = state
+        if self._subscriptions is not None:
+            self._subscriptions.retire()
         if self._announcing is not None:
             self._announcing.stop()  # first of all: nobody shall come any more
         self._crew.leave({"type": order})
@@ -287,6 +318,8 @@ class Supervisor:
         if self._announcing is not None:
             self._announcing.close()
         self._crew.close()
+        if self._subscriptions is not None:
+            self._subscriptions.close()
         if self._stats is not None:
             self._stats.close()
         if self._settings.process.vacuum:

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, cast
 
 import uvloop
 
@@ -28,6 +28,7 @@ from uwgate.master.control import Channel, ControlError, Message
 from uwgate.master.errors import StartError, explain
 from uwgate.master.logs import MainLog
 from uwgate.observe.requestlog import RequestLog, open_request_log
+from uwgate.subscriptions.table import Change, Table
 
 Listener = tuple[ListenerSettings, socket.socket]
 
@@ -62,6 +63,14 @@ class Gateway(Protocol):
         """Cut what is left."""
         ...
 
+    def inherit(self, table: Table, report: Callable[[Message], None]) -> None:
+        """The subscriptions so far; ``report`` sends a message to the master."""
+        ...
+
+    def nodes_changed(self, changes: Sequence[Change]) -> None:
+        """What changed in the subscriptions."""
+        ...
+
     def snapshot(self) -> Message:
         """Counters: ``{"tally": …, "listeners": […], "nodes": […]}``."""
         ...
@@ -77,7 +86,8 @@ GatewayFactory = Callable[
 class WorkerSpec:
     """What the master hands to a new worker.
 
-    ``control``: its end of the channel. ``master``: pid. ``uid``, ``gid``: whom to become.
+    ``table``: the subscriptions, if the gateway has any. ``control``: its end of the channel.
+    ``master``: pid. ``uid``, ``gid``: whom to become.
     """
 
     name: str
@@ -91,6 +101,7 @@ class WorkerSpec:
     uid: int | None
     gid: int | None
     drain_timeout: float
+    table: Table | None = None
 
 
 def main(spec: WorkerSpec, gateway_factory: GatewayFactory) -> NoReturn:
@@ -213,6 +224,8 @@ class _Worker:
         """Run until drained or stopped; the exit code."""
         self._loop.add_signal_handler(signal.SIGTERM, self._draining.set)
         self._loop.add_signal_handler(signal.SIGQUIT, self._stop)
+        if self._spec.table is not None:
+            self._gateway.inherit(self._spec.table, self._send)
         await self._gateway.start(self._spec.listeners)
         self._loop.add_reader(self._channel.fileno(), self._readable)
         self._send({"type": "ready"})
@@ -264,6 +277,8 @@ class _Worker:
             self._stop()
         elif kind == "reopen":
             self._reopen()
+        elif kind == "nodes":
+            self._gateway.nodes_changed(cast(list[Change], message["changes"]))
 
     def _reopen(self) -> None:
         self._spec.log.reopen()

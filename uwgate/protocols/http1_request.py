@@ -72,7 +72,8 @@ def _claims_client(name: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RequestPolicy:
-    """What a parser lets through. ``trusted``: the peer's forwarding fields are believed."""
+    """What a parser lets through. ``trusted``: the peer's forwarding fields are believed.
+    ``general``: no block is simple, as some field of it decides on the node."""
 
     trusted: bool = False
     x_forwarded: bool = True
@@ -81,6 +82,7 @@ class RequestPolicy:
     allow_underscores: bool = False
     server_name_as_host: bool = False
     max_fields: int = 128
+    general: bool = False
 
 
 class RequestLine:
@@ -264,6 +266,7 @@ class RequestParser:
             or block.x_for
             or block.x_proto
             or self.policy.forwarded
+            or self.policy.general
             or len(raw) > BLOCK_LIMIT
         )
         return block

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from uwgate.protocols.http1_request import CHUNKED, RequestBlock, RequestLine
 from uwgate.protocols.uwsgi import PacketError
+from uwgate.router.affinity import mount_path
 from uwgate.router.balance import Node
 from uwgate.router.errors import Failure
 from uwgate.router.front import Front
@@ -67,6 +68,7 @@ class Attempts:
         "responded",
         "spool",
         "started_at",
+        "stuck",
         "task",
         "trailer",
         "tried",
@@ -95,6 +97,7 @@ class Attempts:
         self.raw = False  # the session becomes a tunnel as soon as the head is sent
         self.raw_wanted = False  # by the request, whatever node it meets
         self.started_at = 0.0
+        self.stuck = b""  # what the cookie of a sticky session says
         self.connected_at = 0.0
         self.first_byte_at = 0.0
         self.request_size = 0
@@ -137,11 +140,25 @@ class Attempts:
 
     def key(self) -> str:
         """The routing key."""
-        return self.block.key or self.gateway.default_key
+        gateway = self.gateway
+        key = self.block.key or gateway.default_key
+        if gateway.mountpoints:
+            key += mount_path(self.request.target, gateway.mountpoints)
+        return key
+
+    def token(self) -> bytes:
+        """What hashing algorithms look at."""
+        token_of = self.gateway.token_of
+        return self.front.client if token_of is None else token_of(self)
 
     def pick(self) -> None:
         gateway = self.gateway
-        picked = gateway.resolver.pick(self.key(), self.front.client, self.tried)
+        if gateway.sticky is not None and not self.tried:
+            node = gateway.sticky.node_of(self)
+            if node is not None:
+                self.dispatch(node)
+                return
+        picked = gateway.resolver.pick(self.key(), self.token(), self.tried)
         if isinstance(picked, Node):
             self.dispatch(picked)
         elif picked is None:
@@ -256,6 +273,9 @@ class Attempts:
         assert node is not None
         self.leave(node)
         node.failed(gateway.clock, gateway.settings.gracetime)
+        node.note_error(failure.word)
+        if node.key:
+            gateway.node_failed(node, reason)
         if not gateway.settings.quiet:
             gateway.complain(f"unable to connect to node {node.name}: {reason}")
         self.failure = failure
@@ -287,6 +307,7 @@ class Attempts:
         self.back = None
         node = self.node
         assert node is not None
+        node.note_error(failure.word)
         if self.responded:
             self.abort(failure)
             return
@@ -301,7 +322,7 @@ class Attempts:
             self.tried += (node,)
             other = None
             if self.gateway.resolver.several:
-                other = self.gateway.resolver.pick(self.key(), self.front.client, self.tried)
+                other = self.gateway.resolver.pick(self.key(), self.token(), self.tried)
             self.dispatch(other if isinstance(other, Node) else node)
             return
         self.fail(failure)

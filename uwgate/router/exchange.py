@@ -21,6 +21,7 @@ from uwgate.router.phases import CONNECTING, IDLE, RELAYING, RESOLVING, SENT, SP
 from uwgate.router.spool import SpoolFullError
 from uwgate.router.upstream_uwsgi import connect_uwsgi
 
+_SERVER_ERROR = "response-5xx"  # among the errors of a node
 _PENDING_LIMIT = 65536  # bytes of a body held while a connection is being made
 
 
@@ -100,6 +101,10 @@ class Exchange(Attempts):
             self.request_size = self.packet_size = 0
             self.variables_sent = b""
             self.front.forget_response()
+
+    def uwsgi_packet(self) -> bytes:
+        """The packet for the node that was picked, if that speaks uwsgi; raises PacketError."""
+        return heads.uwsgi_packet(self)
 
     def request_data(self, payload: bytes) -> None:
         """Body bytes of the client, without framing."""
@@ -195,8 +200,8 @@ class Exchange(Attempts):
     def whole(self, head: ResponseHead, data: bytes, end: int) -> None:
         """A complete response arrived in one piece; the back has let go already."""
         self.back = None
-        if self.gateway.timed > 1:
-            self.first_byte_at = time.monotonic()
+        if self.gateway.timed:
+            self._answered(head.status)
         if self.tried:
             self._finish()
         else:
@@ -211,9 +216,19 @@ class Exchange(Attempts):
         self.phase = RELAYING
         gateway = self.gateway
         self.front.deadline = gateway.request_deadline
-        if gateway.timed > 1:
-            self.first_byte_at = time.monotonic()
+        if gateway.timed:
+            self._answered(head.status)
         self.front.begin(head, data, end)
+
+    def _answered(self, status: int) -> None:
+        """The final head is here: what that says of the node, and the time for the request log."""
+        self.first_byte_at = now = time.monotonic()
+        node = self.node
+        if node is not None:
+            if status < 500:
+                node.note_latency(now - self.started_at)
+            else:
+                node.note_error(_SERVER_ERROR)
 
     def informational(self, head: ResponseHead) -> None:
         """A 1xx response of the node. It does not put off the deadline of the final one."""
@@ -225,8 +240,8 @@ class Exchange(Attempts):
         self.phase = RELAYING
         gateway = self.gateway
         self.front.deadline = gateway.clock.now + gateway.settings.timeout
-        if gateway.timed > 1:
-            self.first_byte_at = time.monotonic()
+        if gateway.timed:
+            self._answered(head.status)
         if ended:
             self.back = None
         self.front.respond(head, payload, ended and not trailer)

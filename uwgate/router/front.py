@@ -85,6 +85,10 @@ class Front(Protocol):
         """Go on reading the request body."""
         ...
 
+    def field(self, name: bytes) -> bytes:
+        """The value of the request's field ``name`` (lower case; several joined), b"" without."""
+        ...
+
     def watch(self) -> None:
         """The deadline was moved to an earlier time."""
         ...

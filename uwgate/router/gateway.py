@@ -9,24 +9,35 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import cast
+from typing import Protocol, cast
 
 from uwgate.config.settings import GatewaySettings, ListenerSettings
 from uwgate.protocols.http1_response import ResponseParser, ResponsePolicy
 from uwgate.protocols.uwsgi import var
-from uwgate.router.balance import Address, Node, NodeGroup
+from uwgate.router.affinity import Sticky, token_of
+from uwgate.router.balance import Address, Node, NodeGroup, is_named
 from uwgate.router.clock import Clock
 from uwgate.router.errors import Failure
 from uwgate.router.exchange import Exchange
 from uwgate.router.facts import RequestFacts, RequestLog
 from uwgate.router.front import Connection, Front
 from uwgate.router.poller import Poller
-from uwgate.router.resolve import make_resolver
+from uwgate.router.resolve import Resolver, make_resolver
+from uwgate.router.resolve_subscriptions import Report, SubscriptionResolver
 from uwgate.router.tally import Tally
 from uwgate.router.upstream_http import HttpBack
 from uwgate.router.upstream_uwsgi import UwsgiBack
+from uwgate.subscriptions.table import Change, Table
 
 _COMPLAINTS = 20  # log lines a second that traffic can cause
+
+
+class Accepting(Protocol):
+    """What accepts on a listening socket."""
+
+    def close(self) -> None:
+        """Accept no more."""
+        ...
 
 
 class Listener:
@@ -38,8 +49,16 @@ class Listener:
     def __init__(self, settings: ListenerSettings, sock: socket.socket) -> None:
         self.settings = settings
         self.sock = sock
-        self.server: asyncio.AbstractServer | None = None
+        self.server: Accepting | None = None
         self.name, self.port = _listener_name(settings, sock)
+
+
+def _let_go(node: Node) -> bool:
+    """Close the idle connections of a withdrawn node; whether nothing is left of it."""
+    idle, node.idle = node.idle, []
+    for back in idle:
+        back.transport.close()
+    return not node.active
 
 
 def _listener_name(settings: ListenerSettings, sock: socket.socket) -> tuple[str, bytes]:
@@ -77,6 +96,8 @@ class Gateway:
         self.loop = loop
         self.log = log
         self.request_log = request_log
+        # Balancing may want latencies.
+        measured = measured or settings.algo == "p2c" or settings.subscriptions is not None
         self.timed = 2 if request_log is not None else int(measured)
         self.server_name = server_name
         self.default_key = server_name.decode("ascii", "replace").lower()
@@ -87,6 +108,8 @@ class Gateway:
         self.backs: set[HttpBack] = set()
         self.listeners: list[Listener] = []
         self.draining = False
+        self.leaving: list[Node] = []  # withdrawn nodes with requests or connections left
+        self.gone_hits = 0  # of nodes that are not here any more
         self.spooled = 0  # bytes of request bodies held in memory and files now
         self._complaints = 0
         self.short_connect = settings.connect_timeout < settings.timeout
@@ -110,7 +133,20 @@ class Gateway:
         fallback = [Node(node, fallback=True) for node in settings.fallback]
         self.static_nodes = [*nodes, *fallback]
         self.mapped = settings.mapper.kind != "static"
-        self.resolver = make_resolver(settings, nodes, self.clock, self.log)
+        self.subscribed: SubscriptionResolver | None = None
+        self.mountpoints = 0
+        algo = settings.algo
+        if settings.mapper.kind == "subscription":
+            assert settings.subscriptions is not None
+            self.mountpoints = settings.subscriptions.common.mountpoints
+            self.subscribed = SubscriptionResolver(settings.subscriptions, self.clock)
+            self.resolver: Resolver = self.subscribed
+        else:
+            self.resolver = make_resolver(settings, nodes, self.clock, self.log)
+        # What hash looks at; announcements may ask for it key by key.
+        hashed = self.subscribed is not None or algo == "hash"
+        self.token_of = token_of(settings.hash_by) if hashed else None
+        self.sticky: Sticky | None = None
         self.turn = self.resolver.turns()
         self.fallback = NodeGroup(fallback, "wrr", self.clock) if fallback else None
         # Mapped nodes may be of either kind.
@@ -124,10 +160,12 @@ class Gateway:
         self._complaints = 0
         self.request_deadline = now + settings.timeout
         self.pool_deadline = now + settings.node_keepalive_timeout
+        if self.leaving:
+            self.leaving = [node for node in self.leaving if not _let_go(node)]
 
     # --- to be provided -----------------------------------------------------------------------
 
-    async def accept(self, listener: Listener) -> asyncio.AbstractServer:
+    async def accept(self, listener: Listener) -> Accepting:
         """Begin to accept clients on a socket."""
         raise AssertionError
 
@@ -136,14 +174,16 @@ class Gateway:
     async def start(self, sockets: Sequence[tuple[ListenerSettings, socket.socket]]) -> None:
         """Look up the nodes' names, then accept. The sockets are bound and listening."""
         self.clock.start()
-        named = [node for node in self.static_nodes if not node.addresses]
-        if named:
-            await self.look_up(named)
-            self._spawn(self._keep_looking_up(named))
-        for settings, sock in sockets:
-            listener = Listener(settings, sock)
-            self.listeners.append(listener)
-            listener.server = await self.accept(listener)
+        await self.look_up([node for node in self.static_nodes if not node.addresses])
+        self._spawn(self._keep_looking_up())
+        self.listeners = [Listener(settings, sock) for settings, sock in sockets]
+        if not self.cheap:
+            await self._listen()
+
+    async def _listen(self) -> None:
+        for listener in self.listeners:
+            if listener.server is None:
+                listener.server = await self.accept(listener)
 
     def drain(self, on_drained: Callable[[], None] | None = None) -> None:
         """Stop accepting, close idle connections, let requests under way finish."""
@@ -197,12 +237,19 @@ class Gateway:
         """Counters and nodes as plain values for the stats."""
         tally, nodes = self.tally, self._all_nodes()
         tally.active_requests = sum(front.exchange.phase != 0 for front in self.fronts)
-        tally.node_reuses = sum(n.requests - n.failures for n in nodes) - tally.node_connects
-        return {
+        hits = self.gone_hits + sum(n.requests - n.failures for n in nodes)
+        tally.node_reuses = max(0, hits - tally.node_connects)
+        snapshot: dict[str, object] = {
             "tally": tally.snapshot(),
             "listeners": [listener.name for listener in self.listeners],
-            "nodes": [node.snapshot() for node in nodes],
+            "cheap": int(self.cheap),
         }
+        if self.subscribed is not None:
+            snapshot["nodes"] = [node.snapshot() for node in self.static_nodes]
+            snapshot["subscriptions"] = self.subscribed.snapshot()
+        else:
+            snapshot["nodes"] = [node.snapshot() for node in nodes]
+        return snapshot
 
     def _all_nodes(self) -> list[Node]:
         if self.mapped:
@@ -219,6 +266,47 @@ class Gateway:
                 if back.exchange is not None:
                     back.exchange.shortage(error)
 
+    # --- nodes that announce themselves -----------------------------------------------------------
+
+    @property
+    def cheap(self) -> bool:
+        """Whether nothing is accepted now, because there is no node."""
+        resolver = self.subscribed
+        return self.settings.cheap and resolver is not None and not resolver.table.members
+
+    def inherit(self, table: Table, report: Report) -> None:
+        """Use this table of subscriptions; ``report`` sends a message to the master."""
+        assert self.subscribed is not None
+        self.subscribed.inherit(table, report)
+
+    def nodes_changed(self, changes: Sequence[Change]) -> None:
+        """The master says what is new in the table."""
+        resolver = self.subscribed
+        assert resolver is not None
+        for change in changes:
+            node = resolver.apply(change)
+            if node is not None:
+                self.gone_hits += node.requests - node.failures
+                if not _let_go(node):
+                    self.leaving.append(node)
+        if self.settings.cheap and not self.draining:
+            if self.cheap:
+                self._close_listeners()
+            elif any(listener.server is None for listener in self.listeners):
+                self._spawn(self._listen())
+
+    def node_failed(self, node: Node, reason: str) -> None:
+        """A node that announced itself could not be reached."""
+        if self.subscribed is not None:
+            self.subscribed.mark(node, reason)
+
+    def node_works(self, node: Node) -> None:
+        """A connection to a node was made."""
+        if node.dead_until:
+            node.works()
+            if node.key and self.subscribed is not None:
+                self.subscribed.reached(node)
+
     # --- names of nodes ---------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
@@ -226,10 +314,13 @@ class Gateway:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _keep_looking_up(self, nodes: Sequence[Node]) -> None:
+    async def _keep_looking_up(self) -> None:
         while True:
             await asyncio.sleep(self.settings.resolve_interval)
-            await self.look_up(nodes)
+            named = [node for node in self.static_nodes if is_named(node.endpoint)]
+            if self.subscribed is not None:
+                named += self.subscribed.named
+            await self.look_up(named)
 
     async def look_up(self, nodes: Sequence[Node]) -> None:
         """Find the addresses of nodes that are named by a host name."""
@@ -264,6 +355,10 @@ class Gateway:
         front.exchange.forget()
         self.finished(front, failure, time.monotonic())
 
+    def field_lines(self, front: Connection) -> bytes:
+        """The header fields of the request that ``front`` serves, each line with its CRLF."""
+        return front.block.raw[2:-2] + front.exchange.extra
+
     def finished(self, front: Connection, failure: Failure | None, now: float) -> None:
         """Count the time of a request and log its facts."""
         exchange, request = front.exchange, front.request
@@ -280,7 +375,7 @@ class Gateway:
                 host=block.host or b"",
                 client=front.client,
                 client_port=front.client_port,
-                fields=block.raw[2:-2] + exchange.extra,
+                fields=self.field_lines(front),
                 status=front.status,
                 started=time.time() - (now - started),
                 connect_micros=_since(started, exchange.connected_at),

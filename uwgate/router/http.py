@@ -18,6 +18,7 @@ from uwgate.protocols.http1_request import (
     parse_request_line,
 )
 from uwgate.protocols.uwsgi import var
+from uwgate.router.affinity import Sticky
 from uwgate.router.facts import RequestLog
 from uwgate.router.gateway import Gateway, Listener
 from uwgate.router.http1_front import Http1Front
@@ -56,6 +57,8 @@ class HttpGateway(Gateway):
         self.quick_limit = min(settings.max_head, KEPT_HEAD)
         # Whether an idle connection's deadline may come before that of the request it had.
         self.short_idle = settings.keepalive_timeout < settings.timeout
+        if settings.sticky:
+            self.sticky = Sticky(settings.sticky)
         self.has_preface = settings.proxy_protocol or bool(settings.stud_prefix)
         self._trust_cache: dict[bytes, bool] = {}
         self._make_parsers()
@@ -72,6 +75,7 @@ class HttpGateway(Gateway):
                 allow_underscores=settings.allow_underscores,
                 server_name_as_host=settings.server_name_as_http_host,
                 max_fields=settings.max_headers,
+                general=bool(settings.sticky) or settings.hash_by.kind in ("header", "cookie"),
             )
 
         self.parser = RequestParser(policy(trusted=False))
@@ -83,6 +87,8 @@ class HttpGateway(Gateway):
 
     async def accept(self, listener: Listener) -> asyncio.AbstractServer:
         """Accept HTTP clients on a socket."""
+        # Who is cheap stops and begins again, and a server closes the socket that it is given.
+        sock = listener.sock.dup() if self.settings.cheap else listener.sock
         named = not self.settings.server_name_as_http_host
         constants = b"".join(
             (
@@ -93,9 +99,9 @@ class HttpGateway(Gateway):
             )
         )
         front = partial(Http1Front, self, constants)
-        if listener.sock.family == socket.AF_UNIX:
-            return await self.loop.create_unix_server(front, sock=listener.sock)
-        return await self.loop.create_server(front, sock=listener.sock)
+        if sock.family == socket.AF_UNIX:
+            return await self.loop.create_unix_server(front, sock=sock)
+        return await self.loop.create_server(front, sock=sock)
 
     def drain(self, on_drained: Callable[[], None] | None = None) -> None:
         self.keepalive = False

@@ -7,6 +7,7 @@ of ``data_received``. Everything else goes through one general state machine wit
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, cast
 
 from uwgate.protocols.http1 import BROKEN_LINE, Fault, Http1Error
@@ -20,7 +21,7 @@ from uwgate.protocols.http1_request import (
 )
 from uwgate.protocols.http1_varying import VaryingLines
 from uwgate.protocols.uwsgi import var
-from uwgate.router.errors import Failure
+from uwgate.router.errors import FAILURES, Failure
 from uwgate.router.exchange import Exchange
 from uwgate.router.http1_bodies import Http1Bodies
 from uwgate.router.http1_responses import (
@@ -42,16 +43,6 @@ if TYPE_CHECKING:
 _LINGER = 2.0  # seconds a refused client gets to read why
 _PREFACE_LIMIT = 8192  # more than any PROXY header
 _PIPELINE_LIMIT = 65536  # bytes of further requests read ahead
-
-FAILURES = {
-    Fault.BAD_MESSAGE: Failure.BAD_REQUEST,
-    Fault.BAD_FRAMING: Failure.BAD_FRAMING,
-    Fault.BAD_HOST: Failure.BAD_HOST,
-    Fault.TOO_MANY_FIELDS: Failure.HEAD_TOO_LARGE,
-    Fault.BAD_VERSION: Failure.VERSION,
-    Fault.UNKNOWN_CODING: Failure.NOT_IMPLEMENTED,
-    Fault.BAD_EXPECTATION: Failure.EXPECTATION,
-}
 
 
 class Http1Front(Http1Bodies, asyncio.Protocol):
@@ -435,6 +426,12 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
                     self.close()
                 elif self.scanned:
                     self._refuse(Failure.BAD_REQUEST)
+
+    def field(self, name: bytes) -> bytes:
+        """The value of a field of the request, in the general form of its head."""
+        lines = self.block.raw + self.exchange.extra
+        found = re.findall(rb"(?i)\r\n%b:[ \t]*([^\r\n]*)" % re.escape(name), lines)
+        return b"; ".join(found) if name == b"cookie" else b", ".join(found)
 
     def watch(self) -> None:
         self.gateway.clock.watch(self)

@@ -213,6 +213,8 @@ class Http1Responses:
         out = responder.response_head(
             head, framing, gateway.clock.date, minor=minor, persist=self.persist, gzip=gzip
         )
+        if gateway.sticky is not None:
+            out = gateway.sticky.mark(self.exchange, out, secure=self.scheme == b"https")
         self.gzip = responder.Gzip() if gzip else None
         tally = gateway.tally
         tally.responses[head.status] += 1

@@ -56,6 +56,10 @@ class Resolver:
         """Whether there are nodes for this key, alive or not."""
         return False
 
+    def candidates(self, key: str) -> Sequence[Node]:
+        """The nodes among which ``pick`` chooses, where there are several."""
+        return ()
+
     def nodes(self) -> Sequence[Node]:
         """Every node known now, for the stats and for name look-ups."""
         raise AssertionError
@@ -82,6 +86,9 @@ class StaticResolver(Resolver):
 
     def knows(self, key: str) -> bool:
         return True
+
+    def candidates(self, key: str) -> Sequence[Node]:
+        return self._group.nodes
 
     def turns(self) -> Callable[[], Node] | None:
         return self._group.turns()

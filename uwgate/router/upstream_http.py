@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from uwgate.protocols.chunked import encode_chunk, last_chunk
 from uwgate.protocols.http1 import Http1Error
+from uwgate.protocols.http1_request import CHUNKED
 from uwgate.router.errors import Failure
 from uwgate.router.heads import http_head
 from uwgate.router.phases import SENT
@@ -77,14 +78,16 @@ class HttpBack(Back, asyncio.Protocol):
             self._pump()
 
     def _pump(self) -> None:
-        """Send a spooled body as chunks, as fast as the node takes it."""
-        spool = self._pumped
+        """Send a spooled body, as chunks if it came as such, as fast as the node takes it."""
+        spool, exchange = self._pumped, self.exchange
+        chunked = exchange is not None and exchange.block.length == CHUNKED
         while spool is not None and not self._blocked:
             piece = spool.read(_SPOOL_PIECE)
             if piece:
-                self.write(encode_chunk(piece))
+                self.write(encode_chunk(piece) if chunked else piece)
             else:
-                self.write(last_chunk(b""))
+                if chunked:
+                    self.write(last_chunk(b""))
                 self._pumped = spool = None
 
     # --- asyncio.Protocol ---------------------------------------------------------------------
@@ -287,7 +290,7 @@ async def _connect_http(gateway: Gateway, node: Node, exchange: Exchange) -> Non
             sock.close()
             raise
         exchange.task = None
-        node.works()
+        gateway.node_works(node)
         gateway.tally.node_connects += 1
         back.begin(exchange)
         return

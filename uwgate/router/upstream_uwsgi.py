@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, cast
 from uwgate.protocols.http1 import Http1Error
 from uwgate.protocols.uwsgi import PacketError
 from uwgate.router.errors import Failure
-from uwgate.router.heads import uwsgi_packet
 from uwgate.router.phases import SENT
 from uwgate.router.poller import READ, WRITE
 from uwgate.router.upstream import RAW, SHORTAGES, Back
@@ -56,7 +55,7 @@ class UwsgiBack(Back):
     def make_packet(self, exchange: Exchange, node: Node) -> bytes:
         """The packet of the request; b"" if it cannot be said in one (the exchange knows)."""
         try:
-            packet = uwsgi_packet(exchange)
+            packet = exchange.uwsgi_packet()
         except PacketError as error:
             exchange.packet_refused(error)
             return b""
@@ -156,7 +155,7 @@ class UwsgiBack(Back):
     def _connected(self) -> None:
         exchange = cast("Exchange", self.exchange)
         self._addresses = ()
-        self.node.works()
+        self.gateway.node_works(self.node)
         self.gateway.tally.node_connects += 1
         if exchange.raw:
             self.state = RAW

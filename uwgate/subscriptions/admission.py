@@ -80,7 +80,7 @@ class Registry:
         *,
         publish: Callable[[Change], None],
         log: Callable[[str], None],
-        acknowledge: Callable[[str, str, str], None] | None = None,
+        acknowledge: Callable[[str, str, str], object] | None = None,
         forwarder: Forwarder | None = None,
     ) -> None:
         common = settings.common

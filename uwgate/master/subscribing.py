@@ -1,0 +1,285 @@
+"""The subscriptions of an instance in the master: sockets, tables of record, what workers are told.
+
+Each packet is received, checked and applied once. What changes goes to the workers of the gateway,
+gathered over one round of the loop; a new worker inherits the table with the fork.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import secrets
+import selectors
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from uwgate.config.settings import AnnounceSettings, RouterSubscriptions, SubscriptionSettings
+from uwgate.master.errors import StartError, explain
+from uwgate.master.logs import MainLog
+from uwgate.master.loop import Loop
+from uwgate.subscriptions.admission import Registry
+from uwgate.subscriptions.notify import Acknowledger
+from uwgate.subscriptions.resubscribe import Resubscriber
+from uwgate.subscriptions.server import DatagramServer
+from uwgate.subscriptions.state import State, StateError, StateKeeper, load, save
+from uwgate.subscriptions.table import Change
+
+Publish = Callable[[str, list[Change]], None]
+"""Sends changes to the workers of a gateway."""
+
+_TICK = 1.0
+_SOON = 0.01  # when there is more to expire than is done in one go
+_BATCH = 1000  # changes in one message
+_FREEZE = 20_000  # new members after which the collector is told to leave them alone
+
+
+class GatewaySubscriptions(Registry):
+    """One gateway's registry with its sockets."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: RouterSubscriptions,
+        log: MainLog,
+        acknowledger: Acknowledger,
+        announce: AnnounceSettings,
+        mode: int | None,
+    ) -> None:
+        self.changes: list[Change] = []
+        self.listener = ""  # the name of the first traffic listener
+        self.resubscriber: Resubscriber | None = None
+        if settings.resubscribe:
+            self.resubscriber = self._federate(name, settings, log, announce)
+        super().__init__(
+            name,
+            settings,
+            publish=self.changes.append,
+            log=log.line,
+            acknowledge=acknowledger.send,
+            forwarder=self.resubscriber,
+        )
+        self.sockets: list[DatagramServer] = []
+        common = settings.common
+        for endpoint in settings.servers:
+            try:
+                server = DatagramServer(
+                    endpoint,
+                    self.receive,
+                    credentials=common.use_credentials,
+                    max_rate=common.max_rate,
+                    mode=mode,
+                    crash=log.crash,
+                )
+            except OSError as error:
+                self.close()
+                option = f"{name}-subscription-server = {endpoint.text}"
+                raise StartError(f"{option}: {explain(error)}") from None
+            self.sockets.append(server)
+            self.servers.append(server.name)
+
+    def _federate(
+        self, name: str, settings: RouterSubscriptions, log: MainLog, announce: AnnounceSettings
+    ) -> Resubscriber:
+        try:
+            return Resubscriber(
+                settings.resubscribe,
+                bind=settings.resubscribe_bind,
+                address=lambda: self.listener,
+                weight=announce.weight,
+                modifier1=announce.modifier1,
+                notify=announce.announced_notify_socket,
+                instance=secrets.token_hex(8),
+                log=log.line,
+                protocol="http" if name == "http" else "uwsgi",
+            )
+        except OSError as error:
+            bind = settings.resubscribe_bind
+            text = bind.text if bind is not None else ""
+            raise StartError(f"{name}-resubscribe-bind = {text}: {explain(error)}") from None
+
+    @property
+    def dropped(self) -> int:
+        """Packets that were not even looked at: over the rate, or lost by the kernel."""
+        return sum(server.dropped + server.lost for server in self.sockets)
+
+    def close(self) -> None:
+        """Tell other routers that we are gone, and close the sockets."""
+        if self.resubscriber is not None:
+            self.resubscriber.withdraw_all()
+            self.resubscriber.close()
+            self.resubscriber = None
+        for server in self.sockets:
+            server.vacuum()
+            server.close()
+
+
+class Subscriptions:
+    """All registries of an instance. To be made before privileges are dropped: it binds.
+
+    ``gateways``: by name. ``mode``: permission bits of unix sockets. StartError with the option and
+    the reason.
+    """
+
+    def __init__(
+        self,
+        wanted: Mapping[str, RouterSubscriptions],
+        settings: SubscriptionSettings,
+        announce: AnnounceSettings,
+        loop: Loop,
+        log: MainLog,
+        publish: Publish,
+        *,
+        mode: int | None = None,
+    ) -> None:
+        self._loop = loop
+        self._log = log
+        self._publish = publish
+        self._settings = settings
+        self._acknowledger = Acknowledger()
+        self._flushing = False
+        self._thawed = 0  # members at the last freeze
+        self._keeper: StateKeeper | None = None
+        self.gateways: dict[str, GatewaySubscriptions] = {}
+        try:
+            for name, router in wanted.items():
+                self.gateways[name] = GatewaySubscriptions(
+                    name, router, log, self._acknowledger, announce, mode
+                )
+        except StartError:
+            self.close(save_state=False)
+            raise
+        if settings.state:
+            self._restore()
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def listens(self, name: str, addresses: Iterable[str]) -> None:
+        """The traffic addresses of a gateway, as bound."""
+        gateway = self.gateways.get(name)
+        if gateway is not None:
+            found = tuple(addresses)
+            gateway.own = frozenset(found)
+            gateway.listener = found[0] if found else ""
+
+    def start(self) -> None:
+        """Begin to receive."""
+        for gateway in self.gateways.values():
+            for server in gateway.sockets:
+                self._log.line(
+                    f"uwgate {gateway.name} subscription server on {server.name}"
+                    f" fd {server.fileno()}"
+                )
+                self._loop.selector.register(
+                    server, selectors.EVENT_READ, functools.partial(self._readable, server)
+                )
+        if self._settings.state:
+            self._keeper = StateKeeper(self._settings.state, self._save, self._log.line)
+        self._tick()
+
+    def retire(self) -> None:
+        """The instance ends: other routers have to know before its sockets are closed."""
+        for gateway in self.gateways.values():
+            if gateway.resubscriber is not None:
+                gateway.resubscriber.withdraw_all()
+
+    def close(self, *, save_state: bool = True) -> None:
+        """Stop receiving; keep the tables for the next start."""
+        for gateway in self.gateways.values():
+            gateway.close()
+        if self._keeper is not None and save_state:
+            self._keeper.changed()
+            self._keeper.finish()
+        self._acknowledger.close()
+
+    # --- receiving ----------------------------------------------------------------------------
+
+    def _readable(self, server: DatagramServer, mask: int) -> None:
+        server.on_readable(mask)
+        self.flush()
+
+    def flush(self) -> None:
+        """Tell the workers what has changed."""
+        for gateway in self.gateways.values():
+            changes = gateway.changes
+            for start in range(0, len(changes), _BATCH):
+                self._publish(gateway.name, changes[start : start + _BATCH])
+            if changes:
+                changes.clear()
+
+    # --- time ---------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        more = False
+        members = 0
+        for gateway in self.gateways.values():
+            more = gateway.tick(now) or more
+            members += gateway.table.members
+            for server in gateway.sockets:
+                server.tick()
+            if gateway.resubscriber is not None:
+                gateway.resubscriber.tick(now)
+            if gateway.dirty and self._keeper is not None:
+                gateway.dirty = False
+                self._keeper.changed()
+        if self._keeper is not None:
+            self._keeper.tick(now)
+        self.flush()
+        if members > self._thawed + _FREEZE:
+            # A full collection over a million of them would stop the loop for a third of a second,
+            # and there is nothing in them that needs one.
+            gc.freeze()
+            self._thawed = members
+        self._loop.call_later(_SOON if more else _TICK, self._tick)
+
+    # --- state --------------------------------------------------------------------------------
+
+    def _restore(self) -> None:
+        path = self._settings.state
+        try:
+            state = load(path)
+        except StateError as error:
+            self._log.line(f"subscription-state {path}: {error}; starting without it")
+            return
+        if state is None:
+            return
+        for name, gateway in self.gateways.items():
+            self._fill(gateway, name, state)
+
+    def _fill(self, gateway: GatewaySubscriptions, name: str, state: State) -> None:
+        table = state.tables.get(name)
+        if table is None:
+            return
+        gateway.table = table
+        for member in table:
+            gateway.restore(member)
+        for key, address, announced, goodbye in state.floors.get(name, ()):
+            gateway.departed.left(key, address, announced, goodbye)
+        age = max(0, int(time.time() - state.saved))
+        self._log.line(
+            f"uwgate {name}: {table.members} nodes of {len(table.slots)} keys"
+            f" as they were {age} s ago ({self._settings.state})"
+        )
+
+    def _save(self) -> None:
+        tables = {name: gateway.table for name, gateway in self.gateways.items()}
+        floors = {name: gateway.departed.entries() for name, gateway in self.gateways.items()}
+        save(self._settings.state, tables, floors, time.monotonic())
+
+
+def registries(subscriptions: Subscriptions | None) -> Sequence[GatewaySubscriptions]:
+    """Those of all gateways, for the stats."""
+    return tuple(subscriptions.gateways.values()) if subscriptions is not None else ()
+
+
+def state_directory_problem(path: str, uid: int | None) -> str:
+    """Why the state file cannot be written after privileges are dropped; "" if it seems it can."""
+    directory = os.path.dirname(path) or "."
+    try:
+        found = os.stat(directory)
+    except OSError as error:
+        return f"{directory}: {explain(error)}"
+    if uid not in (None, 0) and found.st_uid != uid and not found.st_mode & 0o022:
+        return f"{directory} is not writable for uid {uid}"
+    return ""

@@ -1,0 +1,304 @@
+"""Routing key -> one of the nodes that announced themselves for it.
+
+The table came with the fork and is kept current by changes of the master. What balancing needs of a
+key (``_View``) is made when the key is asked for first, so that a table of a million keys costs a
+worker what is used of it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from uwgate.config.settings import NodeSettings, RouterSubscriptions
+from uwgate.router.balance import Node, NodeGroup, is_named
+from uwgate.router.clock import Clock
+from uwgate.router.resolve import Resolver, parse_mapped
+from uwgate.subscriptions.table import JOIN, LEAVE, MARK, Change, Member, Slot, Table
+
+Report = Callable[[dict[str, object]], None]
+"""Sends a message to the master."""
+
+_DOTSPLITS = 5  # look-ups of one key (uWSGI)
+_MAX_REPORTED = 5_000  # nodes in a snapshot
+
+
+class _View:
+    """What a worker keeps of a key: ``nodes`` by address, their group, the look-ups."""
+
+    __slots__ = ("group", "hits", "nodes")
+
+    def __init__(self, group: NodeGroup, nodes: dict[str, Node]) -> None:
+        self.group = group
+        self.nodes = nodes
+        self.hits = 0
+
+
+class SubscriptionResolver(Resolver):
+    """``…-subscription-server``: the nodes of the table. ``mark`` and ``reached`` tell the master
+    what became of them."""
+
+    __slots__ = (
+        "_clock",
+        "_fallback",
+        "_further",
+        "_opened",
+        "_report",
+        "_settings",
+        "named",
+        "table",
+    )
+    several = True
+
+    def __init__(self, settings: RouterSubscriptions, clock: Clock) -> None:
+        self.table = Table()
+        self._settings = settings.common
+        self._fallback = settings.fallback_key
+        self._clock = clock
+        self._report: Report = _nobody
+        # Keys that were asked for, so that nobody has to go through the others.
+        self._opened: set[str] = set()
+        self.named: set[Node] = set()  # those whose address is a host name
+        self._further = bool(
+            settings.fallback_key or self._settings.dotsplit or self._settings.mountpoints
+        )
+
+    def inherit(self, table: Table, report: Report) -> None:
+        """Use this table, which the master filled before the fork."""
+        self.table = table
+        self._report = report
+
+    # --- picking ------------------------------------------------------------------------------
+
+    def pick(self, key: str, token: bytes, tried: Sequence[Node]) -> Node | None:
+        slot = self.table.slots.get(key)
+        if slot is not None:
+            view: _View = slot.view
+            if view is None:
+                view = self._open(slot)
+            view.hits += 1
+            node = view.group.pick(token, tried)
+            if node is not None:
+                return node
+        return self._pick_further(key, token, tried) if self._further else None
+
+    def _pick_further(self, key: str, token: bytes, tried: Sequence[Node]) -> Node | None:
+        """The key is not there, or none of its nodes is alive."""
+        slot = self._slot(key)
+        if slot is not None and slot.key != key:
+            view = slot.view or self._open(slot)
+            view.hits += 1
+            node: Node | None = view.group.pick(token, tried)
+            if node is not None:
+                return node
+        last = self.table.slots.get(self._fallback) if self._fallback else None
+        if last is None or last is slot:
+            return None
+        view = last.view or self._open(last)
+        view.hits += 1
+        picked: Node | None = view.group.pick(token, tried)
+        return picked
+
+    def _slot(self, key: str) -> Slot | None:
+        """The slot for a key, or the nearest one above it.
+
+        A slot that exists decides, alive or not: the requests of one application are not for
+        another. Mountpoints go from the longest path to the host alone, whichever was announced
+        first; then dotsplit goes from dot to dot.
+        """
+        slots = self.table.slots
+        slot = slots.get(key)
+        if slot is not None:
+            return slot
+        host, _, path = key.partition("/")
+        while path:
+            path = path.rpartition("/")[0]
+            slot = slots.get(f"{host}/{path}" if path else host)
+            if slot is not None:
+                return slot
+        if self._settings.dotsplit:
+            for _ in range(_DOTSPLITS - 1):
+                dot = host.find(".", 1)
+                if dot < 0:
+                    break
+                host = host[dot:]
+                slot = slots.get(host)
+                if slot is not None:
+                    return slot
+        return None
+
+    def knows(self, key: str) -> bool:
+        return self._slot(key) is not None or self._fallback in self.table.slots
+
+    def candidates(self, key: str) -> Sequence[Node]:
+        slot = self._slot(key)
+        if slot is None:
+            return ()
+        view = slot.view or self._open(slot)
+        nodes: list[Node] = view.group.nodes
+        return nodes
+
+    def last_resort(self, key: str, tried: Sequence[Node]) -> Node | None:
+        slot = self._slot(key) or self.table.slots.get(self._fallback)
+        if slot is None:
+            return None
+        view = slot.view or self._open(slot)
+        node: Node | None = view.group.last_resort(tried)
+        return node
+
+    # --- views --------------------------------------------------------------------------------
+
+    def _open(self, slot: Slot) -> _View:
+        nodes: dict[str, Node] = {}
+        for member in slot:
+            node = self._node(slot.key, member)
+            if node is not None:
+                nodes[member.address] = node
+        algo = slot.algo or self._settings.algo
+        group = NodeGroup(
+            list(nodes.values()), algo, self._clock, slow_start=self._settings.slow_start
+        )
+        view = slot.view = _View(group, nodes)
+        self._opened.add(slot.key)
+        return view
+
+    def _node(self, key: str, member: Member) -> Node | None:
+        kind, text = member.kind, member.address
+        try:
+            endpoint, _ = parse_mapped("@" + text[2:] if text.startswith("\\0") else text)
+        except ValueError:  # the codec has looked at it already
+            return None
+        settings = NodeSettings(
+            endpoint, kind.protocol, kind.modifier1, kind.modifier2, member.weight, kind.backup
+        )
+        node = Node(settings)
+        node.name = text
+        node.key = key
+        if is_named(endpoint):
+            self.named.add(node)
+        if self._settings.slow_start:
+            age = max(0.0, time.time() - member.joined)
+            if age < self._settings.slow_start:
+                node.since = max(self._clock.now - age, 0.001)
+        if member.marked:
+            self._set_mark(node)
+        return node
+
+    def _set_mark(self, node: Node) -> None:
+        """Until the node announces itself; only ``last_resort`` tries it before."""
+        node.dead_until = math.inf
+        node.tried_at = self._clock.now
+        if not node.grace:
+            node.grace = int(time.time())
+
+    # --- changes ------------------------------------------------------------------------------
+
+    def apply(self, change: Change) -> Node | None:
+        """A change of the table; the node that is of no use any more, if there is one."""
+        member = self.table.apply(change)
+        if member is None:
+            return None
+        slot, operation = member.slot, change[0]
+        view: _View | None = slot.view
+        if view is None:
+            return None
+        node = view.nodes.get(member.address)
+        if operation == JOIN:
+            return self._joined(view, member, node)
+        if node is None:
+            return None
+        if operation == LEAVE:
+            del view.nodes[member.address]
+            view.group.replace(list(view.nodes.values()))
+            if not slot.count:
+                self._opened.discard(slot.key)
+            self.named.discard(node)
+            return node
+        if operation == MARK:
+            self._set_mark(node)
+        else:
+            node.works()
+            node.failing = 0
+        return None
+
+    def _joined(self, view: _View, member: Member, node: Node | None) -> Node | None:
+        """A new node, or another way to talk to one: packets that were made for it are not right
+        any more, and so it becomes a new object."""
+        kind = member.kind
+        same = node is not None and (node.modifier1, node.modifier2, node.protocol) == (
+            kind.modifier1,
+            kind.modifier2,
+            kind.protocol,
+        )
+        if node is not None and same:
+            node.weight, node.backup = member.weight, kind.backup
+            node.works()
+            view.group.reweigh()
+            return None
+        made = self._node(member.slot.key, member)
+        if made is None:
+            return None
+        if node is not None:
+            self.named.discard(node)
+            for name in ("requests", "failures", "tx", "rx", "latency", "since"):
+                setattr(made, name, getattr(node, name))
+        view.nodes[member.address] = made
+        view.group.replace(list(view.nodes.values()))
+        return node
+
+    def mark(self, node: Node, reason: str) -> None:
+        """The node could not be reached: nobody uses it until it is heard of again."""
+        member = self.table.find(node.key, node.name)
+        known = member is None or member.marked
+        self._set_mark(node)
+        if member is not None:
+            member.marked = True
+        if not known:
+            self._report(
+                {"type": "mark", "key": node.key, "address": node.name, "reason": reason}
+            )
+
+    def reached(self, node: Node) -> None:
+        """A marked node was reached after all."""
+        member = self.table.find(node.key, node.name)
+        if member is not None and member.marked:
+            member.marked = False
+            self._report({"type": "reached", "key": node.key, "address": node.name})
+
+    # --- stats --------------------------------------------------------------------------------
+
+    def nodes(self) -> Sequence[Node]:
+        return [node for view in self._views() for node in view.nodes.values()]
+
+    def _views(self) -> Iterator[_View]:
+        slots = self.table.slots
+        for key in self._opened:
+            slot = slots.get(key)
+            if slot is not None and slot.view is not None:
+                yield slot.view
+
+    def snapshot(self) -> dict[str, object]:
+        """``{"slots": {key: {"hits": n, "nodes": {address: Node.snapshot()}}}}``: what was asked
+        for, the busiest keys if that is too much."""
+        slots = [slot for key in self._opened if (slot := self.table.slots.get(key)) is not None]
+        slots = [slot for slot in slots if slot.view is not None]
+        if len(slots) > _MAX_REPORTED:
+            slots = heapq.nlargest(_MAX_REPORTED, slots, key=lambda slot: slot.view.hits)
+        shown: dict[str, object] = {}
+        left = _MAX_REPORTED
+        for slot in slots:
+            if left <= 0:
+                break
+            nodes = list(slot.view.nodes.values())[:left]
+            left -= len(nodes)
+            shown[slot.key] = {
+                "hits": slot.view.hits,
+                "nodes": {node.name: node.snapshot() for node in nodes},
+            }
+        return {"slots": shown}
+
+
+def _nobody(message: dict[str, object]) -> None:
+    """Stands for the master until there is one."""
