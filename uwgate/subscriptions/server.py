@@ -222,13 +222,22 @@ def _udp(host: str, port: int) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         elif address[0] == _BROADCAST:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        sock.bind(address)
+        if _is_local_group(group) and not address[3]:
+            # Such a group is one on each interface, and a socket is bound to one or to any.
+            sock.bind(("::", port))
+        else:
+            sock.bind(address)
         if group.is_multicast:
             _join(sock, group.packed, address)
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def _is_local_group(group: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """IPv6 multicast of the scopes interface and link (RFC 4291, 2.7)."""
+    return group.version == 6 and group.is_multicast and group.packed[1] & 0x0F <= 2
 
 
 def _resolve(host: str, port: int) -> tuple[int, tuple[Any, ...]]:
@@ -258,8 +267,8 @@ def _join(sock: socket.socket, group: bytes, address: tuple[Any, ...]) -> None:
             if error.errno == errno.EADDRINUSE:  # the kernel's choice was this one
                 joined += 1
             failure = failure or error
-    if not joined:
-        raise failure or OSError(errno.ENODEV, "there is no network interface")
+    if failure is not None and not joined:
+        raise failure
 
 
 def _memberships(group: bytes, address: tuple[Any, ...]) -> Iterator[tuple[int, int, bytes]]:
