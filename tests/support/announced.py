@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.waiting import DEADLINE, wait_until
-
 from uwgate.subscriptions.packet import Announcement, decode
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -120,7 +120,9 @@ def _of(convert: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _key(text: str) -> str:
-    return text if text.startswith("@") and len(text) > 1 else subscribe.key(text)
+    if text == "@":
+        raise ValueError("the file name is missing after '@'")
+    return text if text.startswith("@") else subscribe.key(text)
 
 
 def _path(text: str) -> str:
