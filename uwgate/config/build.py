@@ -5,18 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from uwgate.config.argv import CommandLine
 from uwgate.config.compose import http_settings, process_settings, request_log_settings
 from uwgate.config.compose_client import announce_settings
+from uwgate.config.compose_fast import fast_settings
+from uwgate.config.compose_nodes import check_gateways
 from uwgate.config.compose_subscriptions import subscription_settings
 from uwgate.config.found import Found, Matcher
 from uwgate.config.model import Item, Problems
-from uwgate.config.settings import Endpoint, HttpSettings, NodeSettings, ProcessSettings, Settings
+from uwgate.config.settings import (
+    Endpoint,
+    FastSettings,
+    HttpSettings,
+    NodeSettings,
+    ProcessSettings,
+    Settings,
+)
 from uwgate.config.sources import Gatherer, referenced
 
 _UNIX_LIMIT = 107
+_Gateway = TypeVar("_Gateway", HttpSettings, FastSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +78,24 @@ def _server_line(names: list[str]) -> str:
 def _settings(found: Found, problems: Problems) -> Settings:
     process = process_settings(found)
     subscriptions = subscription_settings(found, problems)
+    check_gateways(found, problems)
     http = http_settings(found, subscriptions, problems)
+    fast = fast_settings(found, subscriptions, problems)
     if process.chdir:
         if not os.path.isdir(process.chdir):
             each = found.last("chdir")
             assert each is not None
             problems.error(each.item.origin, "chdir", f"{process.chdir} is not a directory")
         process = _absolute_process(process)
-        http = http and _absolute_http(http)
+        http = http and _absolute_gateway(http)
+        fast = fast and _absolute_gateway(fast)
     return Settings(
         process,
         http,
         request_log_settings(found),
         announce_settings(found, problems),
         subscriptions,
+        fastrouter=fast,
     )
 
 
@@ -107,12 +121,12 @@ def _absolute_process(process: ProcessSettings) -> ProcessSettings:
     )
 
 
-def _absolute_http(http: HttpSettings) -> HttpSettings:
+def _absolute_gateway(gateway: _Gateway) -> _Gateway:
     return replace(
-        http,
+        gateway,
         listeners=tuple(
-            replace(each, endpoint=_absolute(each.endpoint)) for each in http.listeners
+            replace(each, endpoint=_absolute(each.endpoint)) for each in gateway.listeners
         ),
-        nodes=_absolute_nodes(http.nodes),
-        fallback=_absolute_nodes(http.fallback),
+        nodes=_absolute_nodes(gateway.nodes),
+        fallback=_absolute_nodes(gateway.fallback),
     )

@@ -137,7 +137,7 @@ _LATER_NONE = """
     abstract-socket check-static-docroot drop-after-apps drop-after-init early-emperor
     emperor-graceful-shutdown emperor-magic-exec emperor-no-blacklist emperor-nofollow
     emperor-tyrant emperor-tyrant-nofollow end-blacklist end-whitelist exit-on-reload
-    fastrouter-fallback-on-no-key force-gateway forkptyrouter-quiet
+    force-gateway forkptyrouter-quiet
     honour-range honour-stdin jailed log-4xx log-5xx log-format-strftime
     log-master-req-stream log-master-stream log-micros log-reopen log-truncate log-zero
     logfile-chown master-as-root no-fd-passing no-initgroups rawrouter-cheap rawrouter-xclient
@@ -148,7 +148,7 @@ _LATER_NONE = """
     tcp-fastopen-client threaded-logger zerg-fallback
 """
 _LATER_OPTIONAL = """
-    fastrouter-use-cache fastrouter-use-socket log-date log-prefix log-syslog logdate
+    log-date log-prefix log-syslog logdate
     rawrouter-use-cache rawrouter-use-socket snmp ssl-verify-depth sslrouter-use-cache
     sslrouter-use-socket
 """
@@ -163,13 +163,7 @@ _LATER_REQUIRED = """
     emperor-stats-server emperor-throttle emperor-use-clone emperor-wrapper
     emperor-wrapper-fallback emperor-wrapper-override exec-as-root exec-as-user
     exec-as-user-atexit exec-asap exec-in-jail exec-post-jail exec-pre-jail fallback-config
-    fastrouter-buffer-size fastrouter-events fastrouter-fallback fastrouter-gid
-    fastrouter-gracetime fastrouter-harakiri fastrouter-post-buffering
-    fastrouter-post-buffering-dir fastrouter-processes fastrouter-quiet
-    fastrouter-ss fastrouter-stats fastrouter-stats-server
-    fastrouter-timeout fastrouter-to fastrouter-uid
-    fastrouter-use-base fastrouter-use-code-string fastrouter-use-pattern fastrouter-workers
-    fastrouter-zerg fd-safe file-serve-mode fileserve-mode flock flock-wait flock-wait2 flock2
+    fd-safe file-serve-mode fileserve-mode flock flock-wait flock-wait2 flock2
     force-cwd forkpty-router-cols forkpty-router-command forkpty-router-rows
     forkptyrouter-cheap forkptyrouter-cols forkptyrouter-command forkptyrouter-events
     forkptyrouter-fallback forkptyrouter-harakiri forkptyrouter-processes forkptyrouter-rows
@@ -229,11 +223,12 @@ _ERROR_NONE = """
     https-export-cert
 """
 _ERROR_OPTIONAL = """
-    http-use-cache
+    fastrouter-use-cache http-use-cache
 """
 _ERROR_REQUIRED = """
-    fastrouter forkpty-router forkptyrouter forkptyu-router forkptyurouter http-to-https
-    http-zerg https https-session-context https2 rawrouter sslrouter sslrouter2 tuntap-router
+    forkpty-router forkptyrouter forkptyu-router forkptyurouter http-to-https
+    fastrouter-zerg http-zerg https https-session-context https2 rawrouter sslrouter sslrouter2
+    tuntap-router
 """
 
 # Options that make the uWSGI binary do something else than serve.

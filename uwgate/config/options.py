@@ -14,6 +14,7 @@ from dataclasses import replace
 from uwgate.config.foreign import FOREIGN
 from uwgate.config.model import Option, State
 from uwgate.config.options_client import CLIENT_OPTIONS
+from uwgate.config.options_fast import FAST_OPTIONS
 from uwgate.config.options_http import HTTP_OPTIONS
 from uwgate.config.options_process import PROCESS_OPTIONS
 from uwgate.config.options_subscriptions import SUBSCRIPTION_OPTIONS
@@ -21,6 +22,7 @@ from uwgate.config.options_subscriptions import SUBSCRIPTION_OPTIONS
 TOPICS: dict[str, str] = {
     "http": "The HTTP router",
     "nodes": "Nodes: where requests go",
+    "fastrouter": "The fastrouter: uwsgi clients",
     "subscriptions": "Subscriptions: nodes that announce themselves",
     "announce": "Announcing this instance to routers",
     "sockets": "Sockets",
@@ -32,7 +34,7 @@ TOPICS: dict[str, str] = {
 """Topic -> title, in the order of the documentation."""
 
 OPTIONS: tuple[Option, ...] = (
-    HTTP_OPTIONS + SUBSCRIPTION_OPTIONS + CLIENT_OPTIONS + PROCESS_OPTIONS
+    HTTP_OPTIONS + FAST_OPTIONS + SUBSCRIPTION_OPTIONS + CLIENT_OPTIONS + PROCESS_OPTIONS
 )
 """Every option that means something here, in the order of the documentation."""
 

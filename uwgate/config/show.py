@@ -12,6 +12,7 @@ from uwgate.config.model import Kind, Option
 from uwgate.config.options import OPTIONS
 from uwgate.config.settings import (
     AnnounceSettings,
+    FastSettings,
     HttpSettings,
     ProcessSettings,
     RequestLogSettings,
@@ -21,6 +22,7 @@ from uwgate.config.settings import (
 
 _SECTIONS: dict[str, type[Any]] = {
     "announce": AnnounceSettings,
+    "fastrouter": FastSettings,
     "http": HttpSettings,
     "process": ProcessSettings,
     "request_log": RequestLogSettings,
@@ -70,7 +72,8 @@ def _line(each: Value) -> str:
 def _effective(settings: Settings, row: Option) -> object:
     """The value in force: it may follow from another option (as timeouts do)."""
     section, _, name = row.field.partition(".")
-    return getattr(getattr(settings, section), name)
+    part = getattr(settings, section)
+    return getattr(part, name) if part is not None else None
 
 
 def _default_line(settings: Settings, row: Option) -> str:

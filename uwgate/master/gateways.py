@@ -6,10 +6,16 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from uwgate.config.settings import ListenerSettings, RouterSubscriptions, Settings
+from uwgate.config.settings import (
+    GatewaySettings,
+    ListenerSettings,
+    RouterSubscriptions,
+    Settings,
+)
 from uwgate.master.errors import StartError
 from uwgate.master.worker import Gateway, GatewayFactory
 from uwgate.observe.requestlog import RequestLog
+from uwgate.router.fast import FastGateway
 from uwgate.router.http import HttpGateway
 
 
@@ -35,7 +41,29 @@ def http_gateway(
         raise StartError(f"http-use-code-string: {error}") from None
 
 
-FACTORIES: Mapping[str, GatewayFactory] = {"http": http_gateway}
+def fast_gateway(
+    settings: Settings,
+    loop: asyncio.AbstractEventLoop,
+    request_log: RequestLog | None,
+    server_name: bytes,
+    log: Callable[[str], None],
+) -> Gateway:
+    """The fastrouter; ``StartError`` if the code of its mapper cannot be loaded."""
+    assert settings.fastrouter is not None
+    try:
+        return FastGateway(
+            settings.fastrouter,
+            loop=loop,
+            request_log=request_log,
+            server_name=server_name,
+            log=log,
+            measured=settings.process.stats is not None,
+        )
+    except ValueError as error:
+        raise StartError(f"fastrouter-use-code-string: {error}") from None
+
+
+FACTORIES: Mapping[str, GatewayFactory] = {"http": http_gateway, "fastrouter": fast_gateway}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +85,24 @@ class Plan:
 
 def plans(settings: Settings, factories: Mapping[str, GatewayFactory]) -> list[Plan]:
     """The gateways of ``settings``; ``StartError`` if there is none."""
-    http = settings.http
-    if http is None or not http.listeners:
-        raise StartError("nothing to do: no gateway is configured (try http = :8080)")
-    return [
+    gateways: tuple[tuple[str, GatewaySettings | None], ...] = (
+        ("http", settings.http),
+        ("fastrouter", settings.fastrouter),
+    )
+    found = [
         Plan(
-            "http",
-            http.listeners,
-            max(1, http.processes),
-            http.uid,
-            http.gid,
-            http.drain_timeout,
-            factories["http"],
-            http.subscriptions if http.mapper.kind == "subscription" else None,
+            name,
+            gateway.listeners,
+            max(1, gateway.processes),
+            gateway.uid,
+            gateway.gid,
+            gateway.drain_timeout,
+            factories[name],
+            gateway.subscriptions if gateway.mapper.kind == "subscription" else None,
         )
+        for name, gateway in gateways
+        if gateway is not None and gateway.listeners
     ]
+    if not found:
+        raise StartError("nothing to do: no gateway is configured (try http = :8080)")
+    return found

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from uwgate.protocols.http1 import Fault
+
 
 class Failure(Enum):
     """Reason of an unsuccessful end: ``(status, word, text)``; text goes into the error body."""
@@ -54,6 +56,17 @@ class Failure(Enum):
         self.word = word
         self.text = text
 
+
+FAILURES = {
+    Fault.BAD_MESSAGE: Failure.BAD_REQUEST,
+    Fault.BAD_FRAMING: Failure.BAD_FRAMING,
+    Fault.BAD_HOST: Failure.BAD_HOST,
+    Fault.TOO_MANY_FIELDS: Failure.HEAD_TOO_LARGE,
+    Fault.BAD_VERSION: Failure.VERSION,
+    Fault.UNKNOWN_CODING: Failure.NOT_IMPLEMENTED,
+    Fault.BAD_EXPECTATION: Failure.EXPECTATION,
+}
+"""What a fault of a request's head is to its client."""
 
 PHRASES: dict[int, str] = {
     400: "Bad Request",

@@ -12,11 +12,13 @@ class SpoolFullError(Exception):
 
 
 class Spool:
-    """Bytes in, then bytes out. ``memory``: bytes kept in memory; ``limit``: the most allowed."""
+    """Bytes in, then bytes out. ``memory``: bytes kept in memory; ``limit``: the most allowed;
+    ``directory``: where the file is made (None: where the system makes temporary files)."""
 
-    __slots__ = ("_file", "_limit", "_memory", "_on_disk", "size")
+    __slots__ = ("_directory", "_file", "_limit", "_memory", "_on_disk", "size")
 
-    def __init__(self, memory: int, limit: int) -> None:
+    def __init__(self, memory: int, limit: int, directory: str | None = None) -> None:
+        self._directory = directory
         self._file: IO[bytes] = BytesIO()
         self._memory = memory
         self._limit = limit
@@ -30,7 +32,7 @@ class Spool:
             raise SpoolFullError
         if not self._on_disk and size > self._memory:
             memory = self._file
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by ``close``)
+            self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 (closed by ``close``)
             self._on_disk = True
             assert isinstance(memory, BytesIO)
             self._file.write(memory.getbuffer())
