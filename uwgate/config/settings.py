@@ -266,6 +266,7 @@ class FastSettings(GatewaySettings):
 
     fallback_on_no_key: bool = False
     post_buffering: int = 0  # bytes of a body held in memory before it is sent on; 0 = off
+    post_buffering_dir: str = ""  # where larger ones go; "" = the system's temporary directory
 
 
 @dataclass(frozen=True, slots=True)
