@@ -86,6 +86,10 @@ def router_subscriptions(
                 message = f"has no effect without {router}-subscription-server"
                 problems.warn(each.item.origin, each.item.key, message)
         return None
+    algo = found.last(f"{router}-algo")
+    if algo is not None:
+        message = "is for nodes that options name; subscription-algo is for those that announce"
+        problems.warn(algo.item.origin, algo.item.key, message)
     seen: dict[Endpoint, str] = {}
     for each in servers:
         same = replace(_endpoint(each), text="")

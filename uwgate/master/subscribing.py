@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import os
 import secrets
 import selectors
 import time
@@ -271,15 +270,3 @@ class Subscriptions:
 def registries(subscriptions: Subscriptions | None) -> Sequence[GatewaySubscriptions]:
     """Those of all gateways, for the stats."""
     return tuple(subscriptions.gateways.values()) if subscriptions is not None else ()
-
-
-def state_directory_problem(path: str, uid: int | None) -> str:
-    """Why the state file cannot be written after privileges are dropped; "" if it seems it can."""
-    directory = os.path.dirname(path) or "."
-    try:
-        found = os.stat(directory)
-    except OSError as error:
-        return f"{directory}: {explain(error)}"
-    if uid not in (None, 0) and found.st_uid != uid and not found.st_mode & 0o022:
-        return f"{directory} is not writable for uid {uid}"
-    return ""

@@ -25,15 +25,24 @@ _DOTSPLITS = 5  # look-ups of one key (uWSGI)
 _MAX_REPORTED = 5_000  # nodes in a snapshot
 
 
-class _View:
-    """What a worker keeps of a key: ``nodes`` by address, their group, the look-ups."""
+class _View(NodeGroup):
+    """What a worker keeps of a key: a group that counts look-ups and knows its nodes by address.
 
-    __slots__ = ("group", "hits", "nodes")
+    One object, as with many keys each one that is looked at is a wait for memory.
+    """
 
-    def __init__(self, group: NodeGroup, nodes: dict[str, Node]) -> None:
-        self.group = group
-        self.nodes = nodes
+    __slots__ = ("by_address", "hits")
+
+    def __init__(
+        self, by_address: dict[str, Node], algo: str, clock: Clock, slow_start: float
+    ) -> None:
+        super().__init__(list(by_address.values()), algo, clock, slow_start=slow_start)
+        self.by_address = by_address
         self.hits = 0
+
+    def update(self) -> None:
+        """``by_address`` was changed."""
+        self.replace(list(self.by_address.values()))
 
 
 class SubscriptionResolver(Resolver):
@@ -79,7 +88,7 @@ class SubscriptionResolver(Resolver):
             if view is None:
                 view = self._open(slot)
             view.hits += 1
-            node = view.group.pick(token, tried)
+            node = view.pick(token, tried)
             if node is not None:
                 return node
         return self._pick_further(key, token, tried) if self._further else None
@@ -90,7 +99,7 @@ class SubscriptionResolver(Resolver):
         if slot is not None and slot.key != key:
             view = slot.view or self._open(slot)
             view.hits += 1
-            node: Node | None = view.group.pick(token, tried)
+            node: Node | None = view.pick(token, tried)
             if node is not None:
                 return node
         last = self.table.slots.get(self._fallback) if self._fallback else None
@@ -98,7 +107,7 @@ class SubscriptionResolver(Resolver):
             return None
         view = last.view or self._open(last)
         view.hits += 1
-        picked: Node | None = view.group.pick(token, tried)
+        picked: Node | None = view.pick(token, tried)
         return picked
 
     def _slot(self, key: str) -> Slot | None:
@@ -137,7 +146,7 @@ class SubscriptionResolver(Resolver):
         if slot is None:
             return ()
         view = slot.view or self._open(slot)
-        nodes: list[Node] = view.group.nodes
+        nodes: list[Node] = view.nodes
         return nodes
 
     def last_resort(self, key: str, tried: Sequence[Node]) -> Node | None:
@@ -145,7 +154,7 @@ class SubscriptionResolver(Resolver):
         if slot is None:
             return None
         view = slot.view or self._open(slot)
-        node: Node | None = view.group.last_resort(tried)
+        node: Node | None = view.last_resort(tried)
         return node
 
     # --- views --------------------------------------------------------------------------------
@@ -157,10 +166,7 @@ class SubscriptionResolver(Resolver):
             if node is not None:
                 nodes[member.address] = node
         algo = slot.algo or self._settings.algo
-        group = NodeGroup(
-            list(nodes.values()), algo, self._clock, slow_start=self._settings.slow_start
-        )
-        view = slot.view = _View(group, nodes)
+        view = slot.view = _View(nodes, algo, self._clock, self._settings.slow_start)
         self._opened.add(slot.key)
         return view
 
@@ -204,14 +210,14 @@ class SubscriptionResolver(Resolver):
         view: _View | None = slot.view
         if view is None:
             return None
-        node = view.nodes.get(member.address)
+        node = view.by_address.get(member.address)
         if operation == JOIN:
             return self._joined(view, member, node)
         if node is None:
             return None
         if operation == LEAVE:
-            del view.nodes[member.address]
-            view.group.replace(list(view.nodes.values()))
+            del view.by_address[member.address]
+            view.update()
             if not slot.count:
                 self._opened.discard(slot.key)
             self.named.discard(node)
@@ -235,7 +241,7 @@ class SubscriptionResolver(Resolver):
         if node is not None and same:
             node.weight, node.backup = member.weight, kind.backup
             node.works()
-            view.group.reweigh()
+            view.reweigh()
             return None
         made = self._node(member.slot.key, member)
         if made is None:
@@ -244,8 +250,8 @@ class SubscriptionResolver(Resolver):
             self.named.discard(node)
             for name in ("requests", "failures", "tx", "rx", "latency", "since"):
                 setattr(made, name, getattr(node, name))
-        view.nodes[member.address] = made
-        view.group.replace(list(view.nodes.values()))
+        view.by_address[member.address] = made
+        view.update()
         return node
 
     def mark(self, node: Node, reason: str) -> None:
@@ -270,7 +276,7 @@ class SubscriptionResolver(Resolver):
     # --- stats --------------------------------------------------------------------------------
 
     def nodes(self) -> Sequence[Node]:
-        return [node for view in self._views() for node in view.nodes.values()]
+        return [node for view in self._views() for node in view.nodes]
 
     def _views(self) -> Iterator[_View]:
         slots = self.table.slots
@@ -291,7 +297,7 @@ class SubscriptionResolver(Resolver):
         for slot in slots:
             if left <= 0:
                 break
-            nodes = list(slot.view.nodes.values())[:left]
+            nodes = slot.view.nodes[:left]
             left -= len(nodes)
             shown[slot.key] = {
                 "hits": slot.view.hits,
