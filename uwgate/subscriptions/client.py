@@ -16,6 +16,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from uwgate.config.settings import AnnounceSettings, Endpoint, SubscribeSettings
 from uwgate.subscriptions.outbox import Log, Outbox
@@ -26,7 +27,9 @@ from uwgate.subscriptions.packet import (
     AnnouncementError,
     encode,
 )
-from uwgate.subscriptions.signing import Signer, SigningError
+
+if TYPE_CHECKING:
+    from uwgate.subscriptions.signing import Signer
 
 _SECOND = 1.0  # after the first announcement comes another, whatever the frequency
 _REPEAT = 0.005  # from a goodbye to its repetition
@@ -324,6 +327,9 @@ class Announcer:
 def _signer(entry: SubscribeSettings) -> Signer | None:
     if not entry.sign_digest:
         return None
+    # Only here: the library costs 25 ms and 6 MB, and few sign.
+    from uwgate.subscriptions.signing import Signer, SigningError
+
     try:
         with open(entry.sign_key, "rb") as file:
             return Signer(file.read(), entry.sign_digest)
