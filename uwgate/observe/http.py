@@ -72,21 +72,27 @@ def parse(data: bytes | bytearray) -> Request | None:
     return Request(bytes(head["method"]), bytes(head["path"] or b"/"))
 
 
-def response(
-    status: int, content_type: str, body: bytes, *, head_only: bool = False, extra: str = ""
-) -> bytes:
-    """A complete HTTP/1.1 response that ends the connection.
+def response_head(status: int, content_type: str, length: int | None, extra: str = "") -> bytes:
+    """The head of a response that ends the connection; without a length that ends the body, too.
 
-    ``extra``: further field lines, each ended by CRLF. ``head_only``: answer to HEAD.
+    ``extra``: further field lines, each ended by CRLF.
     """
-    head = (
+    size = "" if length is None else f"Content-Length: {length}\r\n"
+    return (
         f"HTTP/1.1 {status} {PHRASES[status]}\r\n"
         "Connection: close\r\n"
         f"{extra}"
         "Cache-Control: no-store\r\n"
         f"Content-Type: {content_type}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"{size}\r\n"
     ).encode("latin-1")
+
+
+def response(
+    status: int, content_type: str, body: bytes, *, head_only: bool = False, extra: str = ""
+) -> bytes:
+    """A complete HTTP/1.1 response that ends the connection. ``head_only``: answer to HEAD."""
+    head = response_head(status, content_type, len(body), extra)
     return head if head_only else head + body
 
 

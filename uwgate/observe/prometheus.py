@@ -1,21 +1,19 @@
-"""The Prometheus text exposition format, version 0.0.4, of the instance's totals.
+"""The instance's totals as Prometheus metrics.
 
-Format: https://prometheus.io/docs/instrumenting/exposition_formats/ (text-based format). Every
-name begins with ``uwgate_``; counters end in ``_total``; times are seconds and sizes bytes.
+Every name begins with ``uwgate_``; counters end in ``_total``; times are seconds and sizes bytes.
+Where an instance has several gateways, their numbers are told apart by the label ``gateway``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from uwgate.observe.backlog import Queue
-from uwgate.observe.counters import NodeTotals, Sums, Totals, WorkerTotals
-from uwgate.observe.stats import StatsFacts, clean
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-Labels = dict[str, str]
-Sample = tuple[Labels, int | float]
+from uwgate.observe.counters import Totals, WorkerTotals
+from uwgate.observe.exposition import Family, Labels, Sample, render
+from uwgate.observe.stats import StatsFacts
+from uwgate.observe.subscription_metrics import families as subscription_families
+from uwgate.observe.sums import NodeTotals, Sums, Tallies
 
 # (name without prefix, key of Tally.snapshot, help)
 _COUNTERS = (
@@ -73,52 +71,66 @@ _WORKER_GAUGES: tuple[tuple[str, Callable[[WorkerTotals], int], str], ...] = (
 )
 
 
-def render_metrics(totals: Totals, queues: list[Queue], facts: StatsFacts) -> bytes:
-    """The exposition as UTF-8 bytes."""
-    lines: list[str] = []
-    for name, kind, text, samples in _families(totals, queues, facts):
-        lines.append(f"# HELP uwgate_{name} {text}")
-        lines.append(f"# TYPE uwgate_{name} {kind}")
-        lines.extend(f"uwgate_{name}{_labels(labels)} {value}" for labels, value in samples)
-    lines.append("")
-    return "\n".join(lines).encode("utf-8", "replace")
-
-
-def _families(
+def render_metrics(
     totals: Totals, queues: list[Queue], facts: StatsFacts
-) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
+) -> Iterator[bytes | None]:
+    """The exposition as UTF-8, in pieces, and None where the next one takes longer."""
+    return render(_families(totals, queues, facts))
+
+
+def _families(totals: Totals, queues: list[Queue], facts: StatsFacts) -> Iterator[Family | None]:
     yield "build_info", "gauge", "1, labelled with the version.", [({"version": facts.version}, 1)]
     yield "start_time_seconds", "gauge", "When the instance started.", [({}, facts.started)]
     ready = int(not facts.not_ready())
     yield "ready", "gauge", "1 while requests are served, 0 while draining.", [({}, ready)]
-    yield from _instance(totals.sums)
+    yield "cheap", "gauge", "1 while a gateway does not listen, having no node.", [
+        ({}, int(totals.cheap))
+    ]
+    yield from _gateways(totals.sums)
     yield from _listeners(queues)
     yield from _nodes(totals.sums)
     yield from _workers(totals.workers)
+    yield from subscription_families(facts.subscriptions(), totals.subscribed)
 
 
-def _instance(sums: Sums) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
+def _gateways(sums: Sums) -> Iterator[Family]:
+    parts: list[tuple[Labels, Tallies]] = [({}, sums)]
+    if len(sums.gateways) > 1:
+        parts = [({"gateway": name}, tallies) for name, tallies in sums.gateways.items()]
+
+    def counted(key: str, unit: int = 1) -> list[Sample]:
+        rows = [(labels, tallies.counters.get(key, 0)) for labels, tallies in parts]
+        return [(labels, value if unit == 1 else value / unit) for labels, value in rows]
+
     for name, key, text in _COUNTERS:
-        yield name, "counter", text, [({}, sums.counters.get(key, 0))]
-    seconds = sums.counters.get("time_micros", 0) / 1e6
-    yield "request_seconds_total", "counter", "Sum of measured request durations.", [({}, seconds)]
+        yield name, "counter", text, counted(key)
+    text = "Sum of measured request durations."
+    yield "request_seconds_total", "counter", text, counted("time_micros", 1_000_000)
     for name, key, text in _GAUGES:
-        yield name, "gauge", text, [({}, sums.counters.get(key, 0))]
+        yield name, "gauge", text, counted(key)
     yield (
         "responses_total",
         "counter",
         "Responses by status code, the gateway's own errors included.",
-        [({"code": code}, count) for code, count in sorted(sums.responses.items())],
+        [
+            ({**labels, "code": code}, number)
+            for labels, tallies in parts
+            for code, number in sorted(tallies.responses.items())
+        ],
     )
     yield (
         "errors_total",
         "counter",
         "Requests and connections that failed, by reason.",
-        [({"reason": word}, count) for word, count in sums.errors.items()],
+        [
+            ({**labels, "reason": word}, number)
+            for labels, tallies in parts
+            for word, number in tallies.errors.items()
+        ],
     )
 
 
-def _listeners(queues: list[Queue]) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
+def _listeners(queues: list[Queue]) -> Iterator[Family]:
     yield (
         "listen_queue",
         "gauge",
@@ -133,11 +145,13 @@ def _listeners(queues: list[Queue]) -> Iterator[tuple[str, str, str, Iterable[Sa
     )
 
 
-def _nodes(sums: Sums) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
+def _nodes(sums: Sums) -> Iterator[Family]:
     # A node may be listed twice (as fallback, with other modifiers): one series all the same.
-    nodes: dict[tuple[str, str], list[NodeTotals]] = {}
+    several = len(sums.gateways) > 1
+    nodes: dict[tuple[str, str, str], list[NodeTotals]] = {}
     for key, node in sums.nodes.items():
-        nodes.setdefault((key.name, key.protocol), []).append(node)
+        gateway = key.gateway if several else ""
+        nodes.setdefault((gateway, key.name, key.protocol), []).append(node)
     for kind, table in (("counter", _NODE_COUNTERS), ("gauge", _NODE_GAUGES)):
         for name, attribute, text in table:
             yield (
@@ -145,13 +159,18 @@ def _nodes(sums: Sums) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
                 kind,
                 text,
                 [
-                    ({"node": node, "protocol": protocol}, sum(getattr(n, attribute) for n in same))
-                    for (node, protocol), same in nodes.items()
+                    (_node_labels(*names), sum(getattr(node, attribute) for node in same))
+                    for names, same in nodes.items()
                 ],
             )
 
 
-def _workers(workers: list[WorkerTotals]) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
+def _node_labels(gateway: str, node: str, protocol: str) -> Labels:
+    labels = {"node": node, "protocol": protocol}
+    return {"gateway": gateway, **labels} if gateway else labels
+
+
+def _workers(workers: list[WorkerTotals]) -> Iterator[Family]:
     # Two lives of one worker id overlap during a reload: their sum is the worker.
     by_id: dict[int, list[WorkerTotals]] = {}
     for worker in workers:
@@ -177,14 +196,3 @@ def _workers(workers: list[WorkerTotals]) -> Iterator[tuple[str, str, str, Itera
         "When the worker started.",
         [({"worker": str(i)}, worker.started) for i, worker in newest.items()],
     )
-
-
-def _labels(labels: Labels) -> str:
-    if not labels:
-        return ""
-    return "{" + ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items()) + "}"
-
-
-def _escape(value: str) -> str:
-    """Label values: backslash, double quote and line feed are the characters with a meaning."""
-    return clean(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

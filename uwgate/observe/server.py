@@ -15,14 +15,17 @@ import errno
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum, auto
 
-from uwgate.observe.backlog import queues
-from uwgate.observe.counters import Ledger, Snapshot, Totals
-from uwgate.observe.http import MAX_HEAD, BadRequest, Request, parse, plain, response
-from uwgate.observe.prometheus import CONTENT_TYPE, render_metrics
+from uwgate.observe.backlog import Queue, queues
+from uwgate.observe.counters import Ledger, Totals
+from uwgate.observe.exposition import CONTENT_TYPE
+from uwgate.observe.http import MAX_HEAD, BadRequest, Request, parse, plain, response_head
+from uwgate.observe.prometheus import render_metrics
 from uwgate.observe.stats import StatsFacts, render_json
+from uwgate.observe.subscriptions import tables
+from uwgate.observe.sums import Snapshot
 
 MAX_CONNECTIONS = 64
 GRACE = 0.2  # seconds of silence after which a client is taken for a raw one
@@ -99,7 +102,7 @@ class StatsServer:
     # -- for connections -----------------------------------------------------------------------
 
     def ask(self, connection: _Connection) -> None:
-        """Call ``connection.answer(totals)`` once the workers have answered."""
+        """Call ``connection.answer(answers)`` once the workers have answered."""
         self._waiting[connection] = None
         self._ask_workers(time.monotonic())
 
@@ -117,9 +120,10 @@ class StatsServer:
             return
         self._asked = None
         waiting, self._waiting = self._waiting, {}
-        totals = self.ledger.totals(snapshots)
+        totals = self.ledger.totals(snapshots, tables(self.facts.subscriptions()))
+        answers = _Answers(totals, self.facts)
         for connection in waiting:
-            connection.answer(totals)
+            connection.answer(answers)
 
     def forget(self, connection: _Connection) -> None:
         """A connection has closed."""
@@ -155,6 +159,41 @@ class StatsServer:
             self._connections.add(_Connection(self, sock, self._selector))
 
 
+class _Text:
+    """A body made piece by piece, as somebody wants the next: one that takes long does not stop
+    the master, and it is there once, however many clients wait for it."""
+
+    __slots__ = ("_pieces", "_source")
+
+    def __init__(self, source: Iterator[bytes | None]) -> None:
+        self._source = source
+        self._pieces: list[bytes] = []
+
+    def piece(self, index: int) -> bytes | None:
+        """None if it is not ready, ask again; nothing behind the last. One after the other."""
+        if index == len(self._pieces):
+            made = next(self._source, b"")
+            if made is None:
+                return None
+            self._pieces.append(made)
+        return self._pieces[index]
+
+
+class _Answers:
+    """What is said of one collection. ``document``: the JSON, ``metrics``: the exposition."""
+
+    __slots__ = ("document", "metrics")
+
+    def __init__(self, totals: Totals, facts: StatsFacts) -> None:
+        def source(
+            render: Callable[[Totals, list[Queue], StatsFacts], Iterator[bytes | None]],
+        ) -> Iterator[bytes | None]:
+            yield from render(totals, queues(facts.sockets()), facts)
+
+        self.document = _Text(source(render_json))
+        self.metrics = _Text(source(render_metrics))
+
+
 class _State(Enum):
     READING = auto()  # waiting for a request, or for silence
     COLLECTING = auto()  # waiting for the workers
@@ -170,13 +209,15 @@ class _Connection:
         "_events",
         "_head_only",
         "_input",
+        "_kind",
         "_linger",
         "_lingering_since",
         "_output",
-        "_render",
+        "_piece",
         "_selector",
         "_server",
         "_state",
+        "_text",
         "sock",
     )
 
@@ -191,7 +232,9 @@ class _Connection:
         self._accepted = time.monotonic()
         self._input = bytearray()
         self._output = memoryview(b"")
-        self._render: Callable[[Totals], bytes] = self._raw
+        self._text: _Text | None = None  # what follows the output, from ``_piece`` on
+        self._piece = 0
+        self._kind = "raw"
         self._head_only = False
         self._linger = False
         self._lingering_since = 0.0
@@ -205,7 +248,7 @@ class _Connection:
             if age >= DEADLINE:
                 self._early_error(408, "The request did not arrive in time.")
             elif age >= GRACE and not self._input and not self._server.facts.http:
-                self._collect(self._raw)
+                self._collect("raw")
         elif self._state is _State.COLLECTING and age >= DEADLINE:
             self._give_up()
         elif self._state is _State.LINGERING and now - self._lingering_since >= LINGER:
@@ -274,7 +317,7 @@ class _Connection:
         elif self._server.facts.http:
             self.close()
         else:
-            self._collect(self._raw)
+            self._collect("raw")
 
     def _discard(self) -> None:
         try:
@@ -296,7 +339,7 @@ class _Connection:
         self._head_only = request.method == b"HEAD"
         facts = self._server.facts
         if request.path == b"/metrics":
-            self._collect(self._metrics)
+            self._collect("metrics")
         elif request.path == b"/healthz":
             self._send(plain(200, "ok", head_only=self._head_only))
         elif request.path == b"/readyz":
@@ -304,43 +347,30 @@ class _Connection:
             status, text = (503, reason) if reason else (200, "ready")
             self._send(plain(status, text, head_only=self._head_only))
         elif request.path == b"/" or facts.http:  # uWSGI's stats-http does not look at the path
-            self._collect(self._json)
+            self._collect("json")
         else:
             text = "Served here: /, /metrics, /healthz, /readyz."
             self._send(plain(404, text, head_only=self._head_only))
 
-    def _collect(self, render: Callable[[Totals], bytes]) -> None:
-        self._render = render
+    def _collect(self, kind: str) -> None:
+        self._kind = kind
         self._state = _State.COLLECTING
         self._watch(0)
         self._server.ask(self)
 
-    def answer(self, totals: Totals) -> None:
+    def answer(self, answers: _Answers) -> None:
         """The workers have answered."""
         if self._state is _State.COLLECTING:
-            self._send(self._render(totals))
+            self._text = answers.metrics if self._kind == "metrics" else answers.document
+            self._state = _State.WRITING
+            self._more()
+            self._write()
 
     def _give_up(self) -> None:
-        if self._render == self._raw:  # nothing but the document can be said there
+        if self._kind == "raw":  # nothing but the document can be said there
             self.close()
         else:
             self._send(plain(503, "The workers did not answer.", head_only=self._head_only))
-
-    def _raw(self, totals: Totals) -> bytes:
-        facts = self._server.facts
-        return render_json(totals, queues(facts.sockets()), facts)
-
-    def _json(self, totals: Totals) -> bytes:
-        # uWSGI lets every web page read the statistics; only who asked for stats-http gets that.
-        extra = "Access-Control-Allow-Origin: *\r\n" if self._server.facts.http else ""
-        return response(
-            200, "application/json", self._raw(totals), head_only=self._head_only, extra=extra
-        )
-
-    def _metrics(self, totals: Totals) -> bytes:
-        facts = self._server.facts
-        body = render_metrics(totals, queues(facts.sockets()), facts)
-        return response(200, CONTENT_TYPE, body, head_only=self._head_only)
 
     def _early_error(self, status: int, text: str) -> None:
         self._linger = True
@@ -355,6 +385,9 @@ class _Connection:
         try:
             while self._output:
                 self._output = self._output[self.sock.send(self._output) :]
+            if self._more():
+                self._watch(selectors.EVENT_WRITE)  # a piece a turn: others want to be served, too
+                return
         except BlockingIOError:
             self._watch(selectors.EVENT_WRITE)
             return
@@ -362,6 +395,32 @@ class _Connection:
             self.close()
             return
         self._sent()
+
+    def _more(self) -> bool:
+        """Take the next piece of the text, if it is ready; False when there is no more."""
+        if self._text is None:
+            return False
+        piece = self._text.piece(self._piece)
+        if piece is None:
+            return True
+        if self._piece == 0 and self._kind != "raw":
+            piece = self._head(self._text, piece) + (b"" if self._head_only else piece)
+            if self._head_only:
+                self._text = None
+        self._piece += 1
+        self._output = memoryview(piece)
+        return bool(piece)
+
+    def _head(self, text: _Text, first: bytes) -> bytes:
+        kind, extra = CONTENT_TYPE, ""
+        if self._kind == "json":
+            kind = "application/json"
+            # uWSGI lets every web page read it; only who asked for stats-http gets that.
+            if self._server.facts.http:
+                extra = "Access-Control-Allow-Origin: *\r\n"
+        # Only what fits in one piece has a length; the connection ends with the body.
+        length = len(first) if text.piece(1) == b"" else None
+        return response_head(200, kind, length, extra)
 
     def _sent(self) -> None:
         if not self._linger:

@@ -3,7 +3,7 @@
 Key names and meanings follow uWSGI 2.0 (router stats, and the ``workers`` array of the master
 stats so that ``uwsgitop`` works); ``counters``, ``responses``, ``errors`` and a few node and worker
 keys are our own. Unlike uWSGI's, the document is always valid JSON: all text is escaped, and
-nothing but ASCII is written.
+nothing but ASCII is written. Subscriptions are ``observe.subscriptions``' part of it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,23 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from uwgate import __version__
 from uwgate.observe.backlog import Queue
-from uwgate.observe.counters import NodeKey, NodeTotals, Sums, Totals, WorkerTotals
+from uwgate.observe.counters import Totals, WorkerTotals
+from uwgate.observe.subscriptions import (
+    JSON_NODES,
+    Group,
+    RegistryView,
+    choose,
+    count,
+    counters,
+    plain,
+    subscriptions_json,
+)
+from uwgate.observe.sums import NodeKey, NodeTotals, Sums, Tallies
 from uwgate.router.errors import Failure
 
 # What uWSGI would call a read or a write error of a request.
@@ -30,7 +41,8 @@ class StatsFacts:
 
     ``started``: epoch seconds. ``not_ready``: "" while requests are served, else a short reason
     ("draining", "no worker"). ``sockets``: all listening traffic sockets, for their queues.
-    ``minified``, ``http``: options ``stats-minified`` and ``stats-http``.
+    ``subscriptions``: the registry of each gateway that has one. ``minified``, ``http``: options
+    ``stats-minified`` and ``stats-http``.
     """
 
     started: float
@@ -39,21 +51,49 @@ class StatsFacts:
     minified: bool = False
     http: bool = False
     version: str = __version__
+    subscriptions: Callable[[], Sequence[RegistryView]] = tuple
 
 
-def render_json(totals: Totals, queues: list[Queue], facts: StatsFacts) -> bytes:
-    """The document as ASCII bytes: indented by tabs, or on one line if ``facts.minified``."""
-    value = document(totals, queues, facts)
-    if facts.minified:
-        text = json.dumps(value, separators=(",", ":"))
-    else:
-        text = json.dumps(value, indent="\t", separators=(",", ":")) + "\n"
-    return text.encode("ascii")
+_PIECE = 65536  # bytes after which the rest of a document is for later
 
 
-def document(totals: Totals, queues: list[Queue], facts: StatsFacts) -> dict[str, object]:
-    """The document as plain values, keys in uWSGI's order. pid, uid, gid, cwd: this process."""
+def render_json(totals: Totals, queues: list[Queue], facts: StatsFacts) -> Iterator[bytes | None]:
+    """The document as ASCII, indented by tabs, or on one line if ``facts.minified``.
+
+    In pieces, and None where more work is to be done before the next one: a step takes no more than
+    some milliseconds, however many nodes there are.
+    """
+    groups = yield from choose(facts.subscriptions(), totals.subscribed, JSON_NODES)
+    line = "" if facts.minified else "\n\t"
+    text = "{"
+    comma = ""
+    for name, value in document(totals, queues, facts, groups).items():
+        text += f"{comma}{line}{json.dumps(name)}:"
+        comma = ","
+        if isinstance(value, Iterator):
+            for piece in value:
+                text += piece
+                if len(text) >= _PIECE:
+                    yield text.encode("ascii")
+                    text = ""
+        elif facts.minified:
+            text += json.dumps(value, separators=(",", ":"))
+        else:
+            # No text holds a raw line feed, so that each one begins a line.
+            text += json.dumps(value, indent="\t", separators=(",", ":")).replace("\n", "\n\t")
+    text += "}" if facts.minified else "\n}\n"
+    yield text.encode("ascii")
+
+
+def document(
+    totals: Totals, queues: list[Queue], facts: StatsFacts, groups: list[Group]
+) -> dict[str, object]:
+    """The document as plain values, keys in uWSGI's order. pid, uid, gid, cwd: this process.
+
+    ``groups``: the subscribed nodes, which are not values but pieces of JSON text.
+    """
     sums = totals.sums
+    views = facts.subscriptions()
     waiting = sum(queue.waiting for queue in queues)
     value: dict[str, object] = {
         "version": facts.version,
@@ -64,26 +104,37 @@ def document(totals: Totals, queues: list[Queue], facts: StatsFacts) -> dict[str
         "pid": os.getpid(),
         "uid": os.getuid(),
         "gid": os.getgid(),
-        "cwd": clean(_cwd()),
+        "cwd": plain(_cwd()),
         "active_sessions": sums.counters.get("connections", 0),
     }
+    servers = {view.name: view.servers for view in views}
     for gateway, names in totals.listeners.items():
-        value[gateway] = [clean(name) for name in names]
+        # uWSGI lists the datagram sockets, too.
+        value[gateway] = [plain(name) for name in (*names, *servers.get(gateway, ()))]
     if sums.nodes:
         value["static_nodes"] = [_node(key, node) for key, node in sums.nodes.items()]
-    value["cheap"] = 0
+    if views:
+        value["subscriptions"] = subscriptions_json(groups, minified=facts.minified)
+        value["subscriptions_shown"] = sum(len(group.members) for group in groups)
+        value["subscriptions_total"] = count(views)
+        value["subscription_counters"] = {view.name: counters(view) for view in views}
+    value["cheap"] = int(totals.cheap)
     value["started"] = int(facts.started)
-    value["sockets"] = [_socket(queue) for queue in queues]
-    value["counters"] = dict(sums.counters)
-    value["responses"] = dict(sorted(sums.responses.items()))
-    value["errors"] = dict(sums.errors)
+    spoken = dict.fromkeys(totals.listeners.get("fastrouter", ()), "uwsgi")
+    value["sockets"] = [_socket(queue, spoken.get(queue.name, "http")) for queue in queues]
+    value |= _tallies(sums)
+    if len(sums.gateways) > 1:
+        value["gateways"] = {name: _tallies(each) for name, each in sums.gateways.items()}
     value["workers"] = [_worker(worker) for worker in totals.workers]
     return value
 
 
-def clean(text: str) -> str:
-    """Text without lone surrogates (undecodable bytes of a path), which many parsers refuse."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def _tallies(tallies: Tallies) -> dict[str, object]:
+    return {
+        "counters": dict(tallies.counters),
+        "responses": dict(sorted(tallies.responses.items())),
+        "errors": dict(tallies.errors),
+    }
 
 
 def _cwd() -> str:
@@ -95,7 +146,7 @@ def _cwd() -> str:
 
 def _node(key: NodeKey, node: NodeTotals) -> dict[str, object]:
     return {
-        "name": clean(key.name),
+        "name": plain(key.name),
         "hits": node.hits,
         "grace": node.grace,
         "gateway": key.gateway,
@@ -109,15 +160,17 @@ def _node(key: NodeKey, node: NodeTotals) -> dict[str, object]:
         "down": node.down,
         "active": node.active,
         "idle": node.idle,
+        "latency_ms": round(node.latency / 1000, 3),
+        "errors": node.errors or {},
         "tx": node.tx,
         "rx": node.rx,
     }
 
 
-def _socket(queue: Queue) -> dict[str, object]:
+def _socket(queue: Queue, protocol: str) -> dict[str, object]:
     return {
-        "name": clean(queue.name),
-        "proto": "http",
+        "name": plain(queue.name),
+        "proto": protocol,
         "queue": queue.waiting,
         "max_queue": queue.limit,
         "shared": 0,

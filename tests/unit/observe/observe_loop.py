@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from observe_samples import node, worker
 
-from uwgate.observe.counters import Snapshot
+from uwgate.observe.sums import Snapshot
 from uwgate.observe.server import StatsServer
 from uwgate.observe.stats import StatsFacts
 

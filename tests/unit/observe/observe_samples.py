@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from uwgate.observe.counters import Snapshot
+from uwgate.observe.sums import Snapshot
 from uwgate.router.facts import RequestFacts
 from uwgate.router.tally import Tally
 

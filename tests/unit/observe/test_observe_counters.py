@@ -2,7 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from observe_samples import node, worker
 
-from uwgate.observe.counters import Ledger, NodeKey
+from uwgate.observe.counters import Ledger
+from uwgate.observe.sums import NodeKey
 
 
 def test_counters_gauges_and_nodes_are_summed_over_workers() -> None:

@@ -1,0 +1,209 @@
+"""Sums over worker snapshots: of an instance, of each gateway, of each node.
+
+Counters and gauges are told apart: a counter (requests, bytes) outlives its worker, a gauge
+(connections open now) does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+Snapshot = dict[str, Any]
+"""What a worker sends to the master, with ``status`` and ``respawn_count`` added there:
+``{"id": int, "pid": int, "started": epoch seconds, "draining": bool, "rss": bytes, "vsz": bytes,
+"status": "idle"|"busy"|"starting"|"dead", "respawn_count": int, "gateways": {"http":
+{"tally": Tally.snapshot(), "listeners": [str], "nodes": [{"name": str, …}], "cheap": 0|1,
+"subscriptions": {"slots": {key: {"hits": int, "nodes": {address: {…}}}}}}}}``; the last two only
+where there is something to say. A worker that never answered has no ``gateways`` (or no such
+key)."""
+
+GAUGES = frozenset({"connections", "active_requests"})
+
+
+class NodeKey(NamedTuple):
+    """What tells one static node from another within an instance."""
+
+    gateway: str
+    name: str
+    protocol: str
+    modifier1: int
+    modifier2: int
+    fallback: int
+
+
+@dataclass(slots=True)
+class NodeTotals:
+    """One node over all workers. ``tx``: bytes read from it, ``rx``: bytes written to it.
+
+    ``hits``: connects that succeeded and reuses, ``requests``: those that failed, too. ``grace``:
+    epoch seconds of the latest failure that a live worker still honours, 0 = alive in all of them.
+    ``down``: how many live workers skip the node now. ``credits``: uWSGI's ``wrr``.
+    """
+
+    hits: int = 0
+    requests: int = 0
+    failures: int = 0
+    tx: int = 0
+    rx: int = 0
+    errors: dict[str, int] | None = None  # by word; None while there was none
+    active: int = 0
+    idle: int = 0
+    weight: int = 1
+    grace: int = 0
+    down: int = 0
+    credits: int = 0
+    last_requests: int = 0
+    waited: int = 0  # sum of latency times requests, microseconds
+    measured: int = 0  # those requests
+
+    @property
+    def latency(self) -> float:
+        """Microseconds: the workers' moving averages, each with the weight of its requests."""
+        return self.waited / self.measured if self.measured else 0.0
+
+    def add(self, node: Snapshot, gauges: bool) -> None:
+        """Add ``Node.snapshot()`` of one worker; without ``gauges`` what outlives the worker."""
+        get = node.get
+        requests, failures = get("requests", 0), get("failures", 0)
+        self.hits += get("hits", requests - failures)
+        self.requests += requests
+        self.failures += failures
+        self.tx += get("tx", 0)
+        self.rx += get("rx", 0)
+        errors = get("errors")
+        if errors:
+            self._add_errors(errors)
+        if not gauges:
+            return
+        self.active += get("active", 0)
+        self.idle += get("idle", 0)
+        self.credits += get("credits", 0)
+        self.last_requests += get("last_requests", 0)
+        latency = get("latency", 0)
+        if latency:
+            weight = requests or 1
+            self.waited += latency * weight
+            self.measured += weight
+        grace = get("grace", 0)
+        if grace:
+            self.grace = max(self.grace, grace)
+            self.down += 1
+
+    def carry(self, old: NodeTotals) -> None:
+        """Add the counters of ``old``."""
+        self.hits += old.hits
+        self.requests += old.requests
+        self.failures += old.failures
+        self.tx += old.tx
+        self.rx += old.rx
+        if old.errors:
+            self._add_errors(old.errors)
+
+    def join(self, other: NodeTotals) -> None:
+        """Add another node, gauges included."""
+        self.carry(other)
+        self.active += other.active
+        self.idle += other.idle
+        self.waited += other.waited
+        self.measured += other.measured
+
+    def _add_errors(self, errors: dict[str, int]) -> None:
+        if self.errors is None:
+            self.errors = {}
+        add_each(self.errors, errors)
+
+
+@dataclass(slots=True)
+class Tallies:
+    """``Tally.snapshot`` summed. ``counters``: whatever integers it has, gauges included."""
+
+    counters: dict[str, int] = field(default_factory=dict)
+    responses: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, int] = field(default_factory=dict)
+
+    def add_tally(self, tally: Snapshot, *, gauges: bool) -> None:
+        """Add one gateway of one worker."""
+        for key, value in tally.items():
+            if isinstance(value, int) and (gauges or key not in GAUGES):
+                self.counters[key] = self.counters.get(key, 0) + value
+        add_each(self.responses, mapping(tally, "responses"))
+        add_each(self.errors, mapping(tally, "errors"))
+
+    def carry_tallies(self, other: Tallies) -> None:
+        """Add all of ``other``, which was summed without gauges."""
+        add_each(self.counters, other.counters)
+        add_each(self.responses, other.responses)
+        add_each(self.errors, other.errors)
+
+
+@dataclass(slots=True)
+class Sums(Tallies):
+    """Sums of an instance, or of one worker.
+
+    ``gateways``: the same numbers of each gateway. Subscribed nodes are counted elsewhere
+    (``observe.subscribed``).
+    """
+
+    gateways: dict[str, Tallies] = field(default_factory=dict)
+    nodes: dict[NodeKey, NodeTotals] = field(default_factory=dict)
+
+    def add(self, snapshot: Snapshot, *, gauges: bool) -> None:
+        """Add one worker's snapshot; without ``gauges`` only what outlives the worker."""
+        for name, gateway in gateways(snapshot):
+            tally = mapping(gateway, "tally")
+            self.add_tally(tally, gauges=gauges)
+            self.gateways.setdefault(name, Tallies()).add_tally(tally, gauges=gauges)
+            for node in gateway.get("nodes", ()):
+                self._add_node(name, node, gauges)
+
+    def _add_node(self, gateway: str, node: Snapshot, gauges: bool) -> None:
+        key = NodeKey(
+            gateway,
+            str(node.get("name", "")),
+            str(node.get("protocol", "")),
+            number(node, "modifier1"),
+            number(node, "modifier2"),
+            number(node, "fallback"),
+        )
+        totals = self.nodes.get(key)
+        if totals is None:
+            totals = self.nodes[key] = NodeTotals()
+        totals.weight = number(node, "weight") or 1
+        totals.add({k: v for k, v in node.items() if isinstance(v, int | dict)}, gauges)
+
+    def carry(self, other: Sums) -> None:
+        """Add the counters that ``other`` carried over; static nodes only where listed here."""
+        self.carry_tallies(other)
+        for name, tallies in other.gateways.items():
+            self.gateways.setdefault(name, Tallies()).carry_tallies(tallies)
+        for key, totals in self.nodes.items():
+            old = other.nodes.get(key)
+            if old is not None:
+                totals.carry(old)
+
+
+def number(values: Snapshot, key: str) -> int:
+    """``values[key]`` as an integer; 0 if it is missing or not a number."""
+    value = values.get(key, 0)
+    return int(value) if isinstance(value, (int, float)) else 0
+
+
+def mapping(values: Snapshot, key: str) -> Snapshot:
+    """``values[key]`` if that is an object, else an empty one."""
+    value = values.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def gateways(snapshot: Snapshot) -> Iterator[tuple[str, Snapshot]]:
+    """Name and part of each gateway in a worker's snapshot."""
+    for name, gateway in mapping(snapshot, "gateways").items():
+        if isinstance(gateway, dict):
+            yield name, gateway
+
+
+def add_each(into: dict[str, int], values: dict[str, int]) -> None:
+    """Add numbers to those of the same name."""
+    for key, value in values.items():
+        into[key] = into.get(key, 0) + value
