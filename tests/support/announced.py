@@ -133,3 +133,17 @@ def announcing(*words: str, prefix: Sequence[str] = ()) -> Iterator[Announce]:
         yield running
     finally:
         running.clean()
+
+
+@contextmanager
+def burying() -> Iterator[None]:
+    """Waits for the children that the block has left behind (those of ``Lookups``), and no other."""
+    before = _children()
+    yield
+    for pid in _children() - before:
+        os.waitpid(pid, 0)
+
+
+def _children() -> set[int]:
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for task in tasks for pid in task.read_text().split()}
