@@ -170,17 +170,18 @@ def load(path: str, now: float | None = None) -> State | None:
         return None
     except (OSError, ValueError) as error:
         raise StateError(_reason(error)) from None
-    with open(descriptor, "rb") as file:
-        try:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise StateError("is not a regular file")
-            if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise StateError("may be written by others than its owner")
-            with _no_collections():
-                return _Reader(file, moment).read()
-        except OSError as error:
-            raise StateError(_reason(error)) from None
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise StateError("is not a regular file")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise StateError("may be written by others than its owner")
+        with open(descriptor, "rb", closefd=False) as file, _no_collections():
+            return _Reader(file, moment).read()
+    except OSError as error:
+        raise StateError(_reason(error)) from None
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
