@@ -137,7 +137,7 @@ def announcing(*words: str, prefix: Sequence[str] = ()) -> Iterator[Announce]:
 
 @contextmanager
 def burying() -> Iterator[None]:
-    """Waits for the children that the block has left behind (those of ``Lookups``), and no other."""
+    """Waits for the children that the block left behind (those of ``Lookups``), and no other."""
     before = _children()
     yield
     for pid in _children() - before:

@@ -127,7 +127,7 @@ class Agent:
         if number is signal.SIGCHLD:
             self._processes.reap()
         elif number in PASSED_ON:
-            self._processes.signal(self._child, number)
+            self._signal_child(number)
         elif number is signal.SIGQUIT:
             self._say_goodbye(number)
             self._stop_child(number)
@@ -169,13 +169,20 @@ class Agent:
             self._exit = 0
             return
         self._log.line(f"{number.name} to pid {self._child}")
-        self._processes.signal(self._child, number)
+        self._signal_child(number)
         if self._stage == "stopping":
             return
         self._stage = "stopping"
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(self._options.stop_timeout, self._kill_child)
+
+    def _signal_child(self, number: signal.Signals) -> None:
+        try:
+            self._processes.signal(self._child, number)
+        except PermissionError:
+            # It changed its user, and we are not root.
+            self._log.line(f"{number.name} to pid {self._child}: not permitted")
 
     def _kill_child(self) -> None:
         timeout = self._options.stop_timeout

@@ -54,7 +54,10 @@ class Processes:
                 ended(os.waitstatus_to_exitcode(status))
 
     def signal(self, pid: int, number: int) -> None:
-        """Send a signal to a child that was not buried yet."""
+        """Send a signal to a child that was not buried yet.
+
+        Raises PermissionError if it has become another user, and we are not root.
+        """
         if pid in self._ended:
             os.kill(pid, number)
 

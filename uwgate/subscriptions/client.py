@@ -142,11 +142,16 @@ class Announcer:
         self._withdraw(now)
 
     def reload(self, now: float) -> None:
-        """A graceful reload begins: goodbye if so configured, in any case silence."""
+        """A graceful reload begins: goodbye if so configured, in any case silence.
+
+        What was announced then belongs to the successor: ``goodbye`` does not take it back.
+        """
         self._running = False
         self._next = None
         if self._settings.unsubscribe_on_reload:
             self._withdraw(now)
+        for part in self._parts:
+            part.sent.clear()
 
     def toggle(self, now: float) -> None:
         """Block announcements, or let them go on (FIFO command S).

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from config_tools import BASE, errors_of, ini_errors, settings_of, warnings_of
+from hypothesis import given, strategies
 
 from uwgate.config.settings import AnnounceSettings, Endpoint, SubscribeSettings
 from uwgate.config.subscribe import subscribe2, subscribe_to
+from uwgate.subscriptions.packet import Announcement, decode, encode
 
 SERVER = Endpoint("tcp", "127.0.0.1:4040", host="127.0.0.1", port=4040)
 
@@ -231,3 +233,35 @@ def test_relative_paths_mean_the_directory_of_the_start() -> None:
 def test_no_warning_for_what_works_now() -> None:
     words = ("--st", "127.0.0.1:4040:k", "--weight", "3", "--start-unsubscribed")
     assert warnings_of(*BASE, *words) == []
+
+
+_PIECES = strategies.lists(
+    strategies.sampled_from(
+        ["=", ":", ",", "@", "/", "*", "[", "]", "\\", "0", "4040", "127.0.0.1", "::1", "key",
+         "server", "weight", "addr", "sign", "sha256", "\n", "\0", "\udcff", "\ud800", "é", " "]
+    ),
+    max_size=14,
+)  # fmt: skip
+
+
+@given(_PIECES.map("".join))
+def test_any_text_is_a_subscription_or_a_value_error(text: str) -> None:
+    for parse in (subscribe_to, subscribe2):
+        try:
+            found = parse(text).settings
+        except ValueError:
+            continue
+        assert found.key or found.key_file
+        assert found.server.kind in ("tcp", "unix")
+
+
+@given(_PIECES.map("".join))
+def test_what_is_taken_can_be_sent(text: str) -> None:
+    """What the configuration takes as key and address fits into a packet."""
+    try:
+        found = subscribe_to(f"{text}=127.0.0.1:4040:k").settings
+    except ValueError:
+        return
+    if not found.address.startswith(("*:", "[*]:")) and "%" not in found.address:
+        packet = Announcement(found.key, found.address or "127.0.0.1:1")
+        assert decode(encode(packet)) == packet

@@ -135,6 +135,8 @@ def test_graceful_reload(
     server.raw()
     client.announcer.reload(NOW + 5)
     client.run(NOW + 5, NOW + 60)
+    client.announcer.goodbye(NOW + 61)  # it ends; the node belongs to its successor
+    client.announcer.finish()
     assert server.said() == wanted
     client.outbox.close()
 
