@@ -87,6 +87,10 @@ def _run(configuration: Configuration) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run the command with these arguments (default: those of the process) -> exit code."""
     words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["nodes"]:
+        from uwgate.nodes.command import main as nodes
+
+        return nodes(words[1:])
     if words[:1] == ["announce"]:
         from uwgate.announce import command as announce
 

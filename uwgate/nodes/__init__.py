@@ -1,0 +1,1 @@
+"""The command ``uwgate nodes``: who serves which key, asked of a running gateway."""
