@@ -126,6 +126,13 @@ def test_age(tmp_path: Path) -> None:
     assert abs(next(iter(state.tables["http"])).seen - time.monotonic()) < 60
 
 
+def test_many(tmp_path: Path) -> None:
+    table = filled(2345)
+    path = str(tmp_path / "state")
+    save(path, {"http": table}, {}, NOW)
+    assert everything(loaded(path).tables["http"]) == everything(table)
+
+
 def test_shared_values_are_shared_again(tmp_path: Path) -> None:
     table = filled(4)
     for member in table:
