@@ -3,6 +3,7 @@
 =====================  ==========================================================================
 ``GET /body/SIZE``     that many bytes, streamed in 64 KB blocks (SIZE: number with k or m)
 ``GET /pattern/N``     N bytes that depend on N and position, streamed; see `pattern`
+``GET /wait/MS``       13 bytes after that many milliseconds
 ``POST /echo``         the length and SHA-256 of the body it received, as text
 anything else          13 bytes
 =====================  ==========================================================================
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -19,6 +21,7 @@ HELLO = b"Hello, world!"
 _BLOCK = 65536
 _SIZE = re.compile(r"/body/([0-9]{1,9})([km]?)")
 _PATTERN = re.compile(r"/pattern/([0-9]{1,9})")
+_WAIT = re.compile(r"/wait/([0-9]{1,5})")
 _ZEROS = bytes(_BLOCK)
 
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
@@ -63,6 +66,8 @@ def application(environ: dict[str, Any], start_response: StartResponse) -> Itera
         text = "{} {}".format(*_read_all(environ["wsgi.input"])).encode()
         size, body = len(text), [text]
     else:
+        if found := _WAIT.fullmatch(path):
+            time.sleep(int(found[1]) / 1000)
         size, body = len(HELLO), [HELLO]
     headers = [("Content-Type", "text/plain"), ("Content-Length", str(size))]
     if environ.get("HTTP_CONNECTION") == "close":
