@@ -25,7 +25,7 @@ from uwgate.master.loop import Loop
 from uwgate.master.pidfile import PidFile
 from uwgate.master.slots import Generation, make_slots
 from uwgate.master.sockets import Binder, Bound
-from uwgate.master.subscribing import Subscriptions
+from uwgate.master.subscribing import Subscriptions, registries
 from uwgate.master.worker import GatewayFactory
 from uwgate.observe.server import StatsServer
 from uwgate.observe.stats import StatsFacts
@@ -179,6 +179,7 @@ class Supervisor:
             sockets=lambda: [sock for bound in self._traffic for sock in bound.sockets],
             minified=process.stats_minified,
             http=process.stats_http,
+            subscriptions=lambda: registries(self._subscriptions),
         )
         self._stats = StatsServer(
             bound.sockets[0],
