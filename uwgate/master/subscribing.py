@@ -18,6 +18,7 @@ from uwgate.master.errors import StartError, explain
 from uwgate.master.logs import MainLog
 from uwgate.master.loop import Loop
 from uwgate.subscriptions.admission import Registry
+from uwgate.subscriptions.lookup import Lookups
 from uwgate.subscriptions.notify import Acknowledger
 from uwgate.subscriptions.resubscribe import Resubscriber
 from uwgate.subscriptions.server import DatagramServer
@@ -44,12 +45,14 @@ class GatewaySubscriptions(Registry):
         acknowledger: Acknowledger,
         announce: AnnounceSettings,
         mode: int | None,
+        lookups: Lookups,
     ) -> None:
         self.changes: list[Change] = []
         self.listener = ""  # the name of the first traffic listener
+        self.told: Callable[[], None] = lambda: None  # changes came from a worker
         self.resubscriber: Resubscriber | None = None
         if settings.resubscribe:
-            self.resubscriber = self._federate(name, settings, log, announce)
+            self.resubscriber = self._federate(name, settings, log, announce, lookups)
         super().__init__(
             name,
             settings,
@@ -78,7 +81,12 @@ class GatewaySubscriptions(Registry):
             self.servers.append(server.name)
 
     def _federate(
-        self, name: str, settings: RouterSubscriptions, log: MainLog, announce: AnnounceSettings
+        self,
+        name: str,
+        settings: RouterSubscriptions,
+        log: MainLog,
+        announce: AnnounceSettings,
+        lookups: Lookups,
     ) -> Resubscriber:
         try:
             return Resubscriber(
@@ -91,11 +99,20 @@ class GatewaySubscriptions(Registry):
                 instance=secrets.token_hex(8),
                 log=log.line,
                 protocol="http" if name == "http" else "uwsgi",
+                resolve=lookups.address,
             )
         except OSError as error:
             bind = settings.resubscribe_bind
             text = bind.text if bind is not None else ""
             raise StartError(f"{name}-resubscribe-bind = {text}: {explain(error)}") from None
+
+    def mark(self, key: str, address: str, reason: str) -> None:
+        super().mark(key, address, reason)
+        self.told()
+
+    def reached(self, key: str, address: str) -> None:
+        super().reached(key, address)
+        self.told()
 
     @property
     def dropped(self) -> int:
@@ -136,14 +153,17 @@ class Subscriptions:
         self._publish = publish
         self._settings = settings
         self._acknowledger = Acknowledger()
+        # A name server that is away must not stop the loop.
+        self._lookups = Lookups(loop.selector, log.line, _nothing)
         self._flushing = False
         self._thawed = 0  # members at the last freeze
+        self._next_second = 0.0
         self._keeper: StateKeeper | None = None
         self.gateways: dict[str, GatewaySubscriptions] = {}
         try:
             for name, router in wanted.items():
                 self.gateways[name] = GatewaySubscriptions(
-                    name, router, log, self._acknowledger, announce, mode
+                    name, router, log, self._acknowledger, announce, mode, self._lookups
                 )
         except StartError:
             self.close(save_state=False)
@@ -164,6 +184,7 @@ class Subscriptions:
     def start(self) -> None:
         """Begin to receive."""
         for gateway in self.gateways.values():
+            gateway.told = self._flush_soon
             for server in gateway.sockets:
                 self._log.line(
                     f"uwgate {gateway.name} subscription server on {server.name}"
@@ -190,6 +211,7 @@ class Subscriptions:
             self._keeper.changed()
             self._keeper.finish()
         self._acknowledger.close()
+        self._lookups.close()
 
     # --- receiving ----------------------------------------------------------------------------
 
@@ -197,8 +219,15 @@ class Subscriptions:
         server.on_readable(mask)
         self.flush()
 
+    def _flush_soon(self) -> None:
+        """A worker said something: its siblings hear of it behind what it says besides."""
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_later(0, self.flush)
+
     def flush(self) -> None:
         """Tell the workers what has changed."""
+        self._flushing = False
         for gateway in self.gateways.values():
             changes = gateway.changes
             for start in range(0, len(changes), _BATCH):
@@ -212,10 +241,14 @@ class Subscriptions:
         now = time.monotonic()
         more = False
         members = 0
+        # More often than that only while many expire; limits are a second's all the same.
+        second = now >= self._next_second
+        if second:
+            self._next_second = now + _TICK - _SOON
         for gateway in self.gateways.values():
             more = gateway.tick(now) or more
             members += gateway.table.members
-            for server in gateway.sockets:
+            for server in gateway.sockets if second else ():
                 server.tick()
             if gateway.resubscriber is not None:
                 gateway.resubscriber.tick(now)
@@ -225,6 +258,7 @@ class Subscriptions:
         if self._keeper is not None:
             self._keeper.tick(now)
         self.flush()
+        self._thawed = min(self._thawed, members)
         if members > self._thawed + _FREEZE:
             # A full collection over a million of them would stop the loop for a third of a second,
             # and there is nothing in them that needs one.
@@ -265,6 +299,10 @@ class Subscriptions:
         tables = {name: gateway.table for name, gateway in self.gateways.items()}
         floors = {name: gateway.departed.entries() for name, gateway in self.gateways.items()}
         save(self._settings.state, tables, floors, time.monotonic())
+
+
+def _nothing() -> None:
+    """Who waits for a name asks again."""
 
 
 def registries(subscriptions: Subscriptions | None) -> Sequence[GatewaySubscriptions]:

@@ -146,10 +146,17 @@ class Attempts:
             key += mount_path(self.request.target, gateway.mountpoints)
         return key
 
-    def token(self) -> bytes:
+    def token(self, key: str) -> bytes:
         """What hashing algorithms look at."""
-        token_of = self.gateway.token_of
-        return self.front.client if token_of is None else token_of(self)
+        gateway = self.gateway
+        token_of = gateway.token_of
+        if token_of is None:
+            return self.front.client
+        # Announcements decide key by key; for iphash it has to be the client.
+        subscribed = gateway.subscribed
+        if subscribed is not None and not subscribed.hashes(key):
+            return self.front.client
+        return token_of(self)
 
     def pick(self) -> None:
         gateway = self.gateway
@@ -158,7 +165,8 @@ class Attempts:
             if node is not None:
                 self.dispatch(node)
                 return
-        picked = gateway.resolver.pick(self.key(), self.token(), self.tried)
+        key = self.key()
+        picked = gateway.resolver.pick(key, self.token(key), self.tried)
         if isinstance(picked, Node):
             self.dispatch(picked)
         elif picked is None:
@@ -322,7 +330,8 @@ class Attempts:
             self.tried += (node,)
             other = None
             if self.gateway.resolver.several:
-                other = self.gateway.resolver.pick(self.key(), self.token(), self.tried)
+                key = self.key()
+                other = self.gateway.resolver.pick(key, self.token(key), self.tried)
             self.dispatch(other if isinstance(other, Node) else node)
             return
         self.fail(failure)

@@ -27,7 +27,7 @@ from uwgate.router.resolve_subscriptions import Report, SubscriptionResolver
 from uwgate.router.tally import Tally
 from uwgate.router.upstream_http import HttpBack
 from uwgate.router.upstream_uwsgi import UwsgiBack
-from uwgate.subscriptions.table import Change, Table
+from uwgate.subscriptions.table import LEAVE, Change, Table
 
 _COMPLAINTS = 20  # log lines a second that traffic can cause
 
@@ -182,7 +182,8 @@ class Gateway:
 
     async def _listen(self) -> None:
         for listener in self.listeners:
-            if listener.server is None:
+            # Meanwhile the nodes may have left again, or an end been decided on.
+            if listener.server is None and not self.cheap and not self.draining:
                 listener.server = await self.accept(listener)
 
     def drain(self, on_drained: Callable[[], None] | None = None) -> None:
@@ -286,7 +287,9 @@ class Gateway:
         for change in changes:
             node = resolver.apply(change)
             if node is not None:
-                self.gone_hits += node.requests - node.failures
+                # Otherwise another object goes on with its counters.
+                if change[0] == LEAVE:
+                    self.gone_hits += node.requests - node.failures
                 if not _let_go(node):
                     self.leaving.append(node)
         if self.settings.cheap and not self.draining:

@@ -142,12 +142,19 @@ class SubscriptionResolver(Resolver):
         return self._slot(key) is not None or self._fallback in self.table.slots
 
     def candidates(self, key: str) -> Sequence[Node]:
-        slot = self._slot(key)
+        slot = self._slot(key) or self.table.slots.get(self._fallback)
         if slot is None:
             return ()
         view = slot.view or self._open(slot)
         nodes: list[Node] = view.nodes
         return nodes
+
+    def hashes(self, key: str) -> bool:
+        """Whether the key's nodes are picked by ``hash``; announcements may say so."""
+        slot = self.table.slots.get(key)
+        if slot is None and self._further:
+            slot = self._slot(key) or self.table.slots.get(self._fallback)
+        return slot is not None and (slot.algo or self._settings.algo) == "hash"
 
     def last_resort(self, key: str, tried: Sequence[Node]) -> Node | None:
         slot = self._slot(key) or self.table.slots.get(self._fallback)

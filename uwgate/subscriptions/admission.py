@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, get_args
 
-from uwgate.config.settings import RouterSubscriptions
+from uwgate.config.settings import Algo, RouterSubscriptions
 from uwgate.subscriptions.expiry import Expiry
 from uwgate.subscriptions.freshness import Departed
 from uwgate.subscriptions.identity import Identity, Refused, with_host
@@ -46,7 +46,10 @@ _COUNTERS = (
 )
 _LINES = 50  # log lines a second of joins, leaves and the like; the rest is summed up
 _COMPLAINTS = 5  # and of refusals
+_TIMES = 60  # seconds between two writings of signed times
 _SLICE = 20_000  # members looked at in one go when many expire together
+_PAUSE = 5.0  # seconds between two ticks from which on the process must have been stopped
+_ALGORITHMS = frozenset(get_args(Algo))
 
 
 class Forwarder(Protocol):
@@ -103,7 +106,9 @@ class Registry:
         self._by_sender: dict[str, int] = {}  # nodes
         self._now = int(time.monotonic())
         self._epoch = time.time() - time.monotonic()
-        self._expiry = Expiry(int(common.tolerance))
+        self._tolerance = int(common.tolerance)
+        self._spared_until = 0
+        self._expiry = Expiry(self._tolerance)
         self._lines = self._complaints = 0
 
     # --- datagrams ----------------------------------------------------------------------------
@@ -123,18 +128,23 @@ class Registry:
             announcement = decode(datagram)
             if self._forwarder is not None and self._forwarder.is_loop(announcement):
                 raise Refused("loop", f"{announcement.key} was announced by this router itself")
-            announcement.address = with_host(announcement.address, sender)
+            told = announcement.address
+            announcement.address = with_host(told, sender)
             if announcement.command == UNSUBSCRIBE:
                 self._withdraw(announcement, credentials)
             else:
-                self._announce(announcement, datagram, sender, credentials)
+                # The same bytes of another sender mean another node where they leave the host to
+                # it, and the kernel's word on who it is may be another next time.
+                whole = credentials is None and announcement.address == told
+                digest = hash(datagram) if whole and not self._identity.signs else None
+                self._announce(announcement, digest, sender, credentials)
         except AnnouncementError as error:
             self._refuse(error.word, f"{error} (from {sender})")
 
     def _announce(
         self,
         announcement: Announcement,
-        datagram: bytes,
+        digest: int | None,
         sender: str,
         credentials: Credentials | None,
     ) -> None:
@@ -158,8 +168,7 @@ class Registry:
             member.unix = max(member.unix, announcement.unix)
             member.slot.verifier = public
         self._refresh(member, announcement, credentials)
-        if not self._identity.signs and credentials is None:
-            self._remember(member, datagram)
+        self._remember(member, digest)
         if self._forwarder is not None:
             self._forwarder.forward(key, member, self._now)
 
@@ -172,16 +181,15 @@ class Registry:
         here = self._by_sender.get(sender, 0)
         if settings.max_sender_nodes and here >= settings.max_sender_nodes:
             raise Refused("too-many-from-sender", f"{sender} has announced {here} nodes")
-        unix = 0
-        if signed:
-            if not self.departed.allows(key, address, announcement.unix):
-                raise Refused("stale", f"{key}: {address} sent this before it left")
-            unix = self.departed.returned(key, address, announcement.unix)
+        if signed and not self.departed.allows(key, address, announcement.unix):
+            raise Refused("stale", f"{key}: {address} sent this before it left")
+        member = self.table.add(key, address)
         if slot is None:
             self._say(f"new pool: {key}")
-        member = self.table.add(key, address)
-        member.slot.algo = member.slot.algo or announcement.algo
-        member.unix = unix
+            # Whoever comes first decides (uWSGI 2.1); what nobody knows means the gateway's own.
+            member.slot.algo = announcement.algo if announcement.algo in _ALGORITHMS else ""
+        # Whoever is exempt brings no time, but what was signed before does not count anew.
+        member.unix = self.departed.returned(key, address, announcement.unix if signed else 0)
         member.sender = sender
         member.seen = self._now
         member.joined = int(self._now + self._epoch)
@@ -237,27 +245,35 @@ class Registry:
     def _withdraw(self, announcement: Announcement, credentials: Credentials | None) -> None:
         key, address = announcement.key, announcement.address
         member = self.table.find(key, address)
-        if member is None:
-            return
         identity = self._identity
+        signed = identity.signs and not identity.exempt(credentials)
+        if member is None and not (signed and self.departed.knows(key, address)):
+            return
         identity.check_credentials(key, credentials)
         goodbye = 0
-        if identity.signs and not identity.exempt(credentials):
-            identity.check_time(announcement.unix, member.unix)
-            identity.verify(announcement, member.slot.verifier)
+        if signed:
+            newest = self.departed.newest(key, address) if member is None else member.unix
+            identity.check_time(announcement.unix, newest)
+            slot = self.table.slots.get(key)
+            identity.verify(announcement, slot.verifier if slot is not None else None)
             goodbye = announcement.unix
+        if member is None:
+            # It was dropped before it said goodbye, which must not come back as an announcement.
+            self.departed.left(key, address, newest, goodbye)
+            return
         self._say(f"{key} => node left: {address} (it said goodbye)")
         self.counters["left"] += 1
         self._remove(member, member.unix, goodbye)
 
     # --- members ------------------------------------------------------------------------------
 
-    def _remember(self, member: Member, datagram: bytes) -> None:
-        digest = hash(datagram)
+    def _remember(self, member: Member, digest: int | None) -> None:
+        """``digest``: of the datagram that said all of this, None if it has to be read again."""
         if digest != member.digest:
             self._forget_digest(member)
             member.digest = digest
-        self._digests[digest] = member
+        if digest is not None:
+            self._digests[digest] = member
 
     def _forget_digest(self, member: Member) -> None:
         if member.digest is not None and self._digests.get(member.digest) is member:
@@ -275,7 +291,7 @@ class Registry:
         else:
             self._by_sender.pop(member.sender, None)
         gone = self.table.remove(member)
-        member.seen = -1  # for the expiry: it is not here any more
+        self._expiry.forget(member)
         self._publish([LEAVE, key, address])
         self.dirty = True
         if gone and self._forwarder is not None:
@@ -326,12 +342,19 @@ class Registry:
         True if there is more to do than should be done in one go: call again soon.
         """
         if int(now) != self._now:
+            if now - self._now > _PAUSE:
+                # Nobody was heard for that long, because nobody listened.
+                self._spared_until = int(now) + self._tolerance + 1
             self._now = int(now)
             self._epoch = time.time() - now
             self._limit_lines()
+            if self._identity.signs and not self._now % _TIMES:
+                self.dirty = True  # a crash must not make old packets count again
             self.departed.forget_old(now + self._epoch)
         self.counters["received"] = self._received
         self.counters["refreshed"] = self._refreshed
+        if self._now < self._spared_until:
+            return False
         for member in self._expiry.due(self._now, _SLICE):
             silent = self._now - member.seen
             text = f"no announce received in {silent} seconds"
@@ -365,4 +388,6 @@ class Registry:
 
 def _local(sender: str) -> bool:
     """Whether the sender is on this machine, and so may have a socket to be told at."""
+    if ":" in sender:
+        return sender == "::1"
     return not sender[:1].isdigit() or sender.startswith("127.")

@@ -13,23 +13,27 @@ announcement only, does not look at it for goodbyes, and forgets it with the nod
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 
 _LIMIT = 100_000
+_NOT_IN_FILE_NAMES = re.compile(r"[^0-9a-z._-]")
 
 
 class Departed:
-    """Times of members that left. Bounded: what falls out raises the floor for everybody.
+    """Times of members that left. Bounded: what falls out raises the floor for all members that
+    the same key file speaks for. Whoever has a private key harms nobody else with it: neither with
+    many nodes that come and go, nor with times in the future.
 
     ``tolerance``: seconds a packet may be old; what is older needs not be remembered.
     """
 
-    __slots__ = ("_floor", "_known", "_limit", "_tolerance")
+    __slots__ = ("_floors", "_known", "_limit", "_tolerance")
 
     def __init__(self, tolerance: float, limit: int = _LIMIT) -> None:
         self._tolerance = tolerance
         self._limit = limit
-        self._floor = 0
+        self._floors: dict[str, int] = {}  # by ``_owner``
         # (key, address) -> (newest time of an announcement, time of the goodbye or 0)
         self._known: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
 
@@ -37,25 +41,43 @@ class Departed:
         return len(self._known)
 
     def left(self, key: str, address: str, announced: int, goodbye: int = 0) -> None:
-        """A member is gone, whose newest signed time was ``announced``."""
+        """A member is gone, whose newest signed time was ``announced``.
+
+        Without an address: a floor, as ``entries`` has it.
+        """
+        if not address:
+            self._floors[key] = max(self._floors.get(key, 0), announced)
+            return
         self._known[key, address] = (announced, goodbye)
         self._known.move_to_end((key, address))
         while len(self._known) > self._limit:
-            _, (last, bye) = self._known.popitem(last=False)
-            self._floor = max(self._floor, last, bye)
+            (out, _), (last, bye) = self._known.popitem(last=False)
+            owner = _owner(out)
+            self._floors[owner] = max(self._floors.get(owner, 0), last, bye)
+
+    def knows(self, key: str, address: str) -> bool:
+        """Whether the member left not too long ago."""
+        return (key, address) in self._known
+
+    def newest(self, key: str, address: str) -> int:
+        """The newest time of a packet of the member; 0 if it is not known."""
+        return max(self._known.get((key, address), (0, 0)))
+
+    def _floor(self, key: str) -> int:
+        return self._floors.get(_owner(key), 0) if self._floors else 0
 
     def allows(self, key: str, address: str, unix: int) -> bool:
         """Whether an announcement of that time may bring the member (back)."""
         known = self._known.get((key, address))
         if known is None:
-            return unix > self._floor
+            return unix > self._floor(key)
         announced, goodbye = known
         return unix > max(announced, goodbye - 2) and unix != goodbye
 
     def returned(self, key: str, address: str, unix: int) -> int:
         """The member is back: the newest time that counts as seen now."""
         announced, goodbye = self._known.pop((key, address), (0, 0))
-        return max(unix, announced, goodbye)
+        return max(unix, announced, goodbye, self._floor(key))
 
     def forget_old(self, now: float) -> None:
         """Drop what the tolerance refuses anyway; ``now``: epoch seconds."""
@@ -63,9 +85,18 @@ class Departed:
         while self._known:
             identity, (announced, goodbye) = next(iter(self._known.items()))
             if max(announced, goodbye) >= limit:
-                return
+                break
             del self._known[identity]
+        for owner, floor in list(self._floors.items()):
+            if floor < limit:
+                del self._floors[owner]
 
     def entries(self) -> list[tuple[str, str, int, int]]:
         """All of it, for the state file: (key, address, announced, goodbye)."""
-        return [(*identity, *times) for identity, times in self._known.items()]
+        floors = [(owner, "", floor, 0) for owner, floor in self._floors.items()]
+        return floors + [(*identity, *times) for identity, times in self._known.items()]
+
+
+def _owner(key: str) -> str:
+    """Whose members share a floor: those of one key file (``signing.key_file``)."""
+    return _NOT_IN_FILE_NAMES.sub("_", key.partition("/")[0])
