@@ -38,7 +38,8 @@ def render(families: Iterable[Family | None]) -> Iterator[bytes | None]:
         if len(text) >= _PIECE:
             yield text.encode("utf-8", "replace")
             text = ""
-    yield text.encode("utf-8", "replace")
+    if text:
+        yield text.encode("utf-8", "replace")
 
 
 def label_text(labels: Labels) -> str:

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 
 from observe_samples import node, worker
 
-from uwgate.observe.sums import Snapshot
 from uwgate.observe.server import StatsServer
 from uwgate.observe.stats import StatsFacts
+from uwgate.observe.subscriptions import RegistryView
+from uwgate.observe.sums import Snapshot
 
 Answer = Callable[[list[Snapshot]], None]
 
@@ -23,6 +24,7 @@ class Master:
     def __init__(self) -> None:
         self.reason = ""
         self.snapshots = [worker(requests=3, connections=1, nodes=[node(hits=3)])]
+        self.views: list[RegistryView] = []
         self.collections = 0
         self.hold = False  # answers wait until ``release``
         self.released = threading.Event()
@@ -93,7 +95,12 @@ def serving(
         listener = socket.create_server(("127.0.0.1", 0), backlog=64)
     master.address = listener.getsockname()
     facts = StatsFacts(
-        1000.0, lambda: master.reason, lambda: [listener], minified=minified, http=http
+        1000.0,
+        lambda: master.reason,
+        lambda: [listener],
+        minified=minified,
+        http=http,
+        subscriptions=lambda: master.views,
     )
     stop = threading.Event()
     failures: list[BaseException] = []

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from uwgate.config.settings import SubscriptionSettings
 from uwgate.observe.sums import Snapshot
 from uwgate.router.facts import RequestFacts
 from uwgate.router.tally import Tally
+from uwgate.subscriptions.table import Member, Table
 
 
 def node(name: str = "127.0.0.1:3031", **values: Any) -> dict[str, Any]:
@@ -68,6 +70,33 @@ def worker(
             }
         },
     }
+
+
+class View:
+    """A hand-made registry."""
+
+    def __init__(self, name: str = "http", **options: Any) -> None:
+        self.name = name
+        self.settings = SubscriptionSettings(**options)
+        self.table = Table()
+        self.counters = {"received": 0}
+        self.rejected: dict[str, int] = {}
+        self.servers = ["127.0.0.1:4040"]
+
+    def last_check(self, member: Member) -> int:
+        return 1_700_000_000 + member.seen
+
+    def add(self, key: str, address: str, **values: Any) -> Member:
+        member = self.table.add(key, address)
+        for name, value in values.items():
+            setattr(member, name, value)
+        return member
+
+
+def full(view: View, nodes: int) -> None:
+    """Add so many keys with a node each."""
+    for number in range(nodes):
+        view.add(f"host{number:06}.example.com", f"10.0.{number >> 8}.{number & 255}:80")
 
 
 FACTS = RequestFacts(

@@ -7,11 +7,12 @@ import socket
 import struct
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from observe_loop import read_all, serving, split
-from observe_samples import node, worker
+from observe_loop import Master, read_all, serving, split
+from observe_samples import View, full, node, worker
 from support.waiting import wait_until
 
 from uwgate.observe import server
@@ -253,6 +254,41 @@ class _Exhausted(socket.socket):
         if self.empty:
             raise OSError(errno.EMFILE, "Too many open files")
         return super().accept()
+
+
+@pytest.fixture(params=[False, True], ids=["usual", "stats-http"])
+def crowded(request: pytest.FixtureRequest) -> Iterator[Master]:
+    """A server with more nodes than a piece of the document holds."""
+    view = View()
+    full(view, 3_000)
+    with serving(http=request.param) as master:
+        master.views = [view]
+        yield master
+
+
+def test_a_long_document_ends_with_the_connection(crowded: Master) -> None:
+    status, fields, body = crowded.get("/")
+    assert status == 200
+    assert "content-length" not in fields
+    assert json.loads(body)["subscriptions_shown"] == 3_000
+    status, fields, body = crowded.get("/", "HEAD")
+    assert (status, body) == (200, b"")
+    assert "content-length" not in fields
+    status, _fields, body = crowded.get("/metrics")
+    assert status == 200
+    assert body.count(b"\nuwgate_subscription_node_up{") == 1_000
+    assert body.endswith(b"\n")
+
+
+def test_a_long_document_goes_to_fast_and_slow_clients(crowded: Master) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    with crowded.connect() as slow, crowded.connect() as gone:
+        slow.sendall(request)
+        gone.sendall(request)
+        assert gone.recv(100)
+        gone.close()
+        assert json.loads(split(crowded.ask(request))[2])["subscriptions_total"] == 3_000
+        assert json.loads(split(read_all(slow))[2])["subscriptions_total"] == 3_000
 
 
 def test_no_spinning_without_descriptors() -> None:

@@ -1,29 +1,14 @@
 import json
 import os
 import socket
-from typing import Any
 
 import pytest
+from observe_render import make_facts, parse_exposition, render_json, render_metrics
 from observe_samples import node, worker
 
 from uwgate import __version__
 from uwgate.observe.backlog import Queue, queues
 from uwgate.observe.counters import Ledger
-from uwgate.observe.prometheus import render_metrics as metrics_pieces
-from uwgate.observe.stats import StatsFacts
-from uwgate.observe.stats import render_json as render_pieces
-
-
-def render_json(*arguments: Any) -> bytes:
-    return b"".join(piece for piece in render_pieces(*arguments) if piece)
-
-
-def render_metrics(*arguments: Any) -> bytes:
-    return b"".join(piece for piece in metrics_pieces(*arguments) if piece)
-
-
-def make_facts(**options: bool) -> StatsFacts:
-    return StatsFacts(1000.0, not_ready=lambda: "", sockets=list, **options)
 
 
 def test_document_has_uwsgi_keys_in_uwsgi_order() -> None:
@@ -124,31 +109,6 @@ def test_sockets_of_one_address_are_one_queue() -> None:
         address = first.getsockname()
         with socket.create_server(address, backlog=5, reuse_port=True) as second:
             assert queues([first, second]) == [Queue(f"127.0.0.1:{address[1]}", 0, 10, 2)]
-
-
-def parse_exposition(text: str) -> dict[str, str]:
-    """Series -> value; checks that each family has HELP and TYPE once, before its samples."""
-    series: dict[str, str] = {}
-    kinds: dict[str, str] = {}
-    helped: set[str] = set()
-    assert text.endswith("\n")
-    for line in text.splitlines():
-        if line.startswith("# HELP "):
-            name = line.split(" ")[2]
-            assert name not in helped
-            helped.add(name)
-        elif line.startswith("# TYPE "):
-            _, _, name, kind = line.split(" ")
-            assert name in helped
-            assert (kind == "counter") == name.endswith("_total")
-            kinds[name] = kind
-        else:
-            key, _, number = line.rpartition(" ")
-            assert key.partition("{")[0] in kinds
-            assert key not in series
-            float(number)
-            series[key] = number
-    return series
 
 
 def test_metrics_of_the_instance() -> None:
