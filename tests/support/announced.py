@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -19,11 +20,14 @@ from support.waiting import DEADLINE, wait_until
 from uwgate.subscriptions.packet import Announcement, decode
 
 ROOT = Path(__file__).resolve().parents[2]
+# <asm/socket.h>; Python has no name for it. Our thread may run much later than the kernel.
+_SO_TIMESTAMPNS = 35
+_TIMESPEC = struct.Struct("@ll")
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One datagram; ``when``: the system's monotonic clock."""
+    """One datagram; ``when``: the wall clock at the time the kernel received it."""
 
     when: float
     packet: Announcement
@@ -38,6 +42,7 @@ class Listener:
 
     def __init__(self, path: str = "") -> None:
         self.sock = socket.socket(socket.AF_UNIX if path else socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self.sock.bind(path or ("127.0.0.1", 0))
         self.address = path or f"127.0.0.1:{self.sock.getsockname()[1]}"
         self.heard: list[Heard] = []
@@ -70,8 +75,17 @@ class Listener:
         )
 
     def _listen(self) -> None:
-        while datagram := self.sock.recv(65536):
-            self.heard.append(Heard(time.monotonic(), decode(datagram)))
+        space = socket.CMSG_SPACE(_TIMESPEC.size)
+        while True:
+            datagram, ancillary, _, _ = self.sock.recvmsg(65536, space)
+            if not datagram:
+                return
+            when = time.time()
+            for level, kind, data in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS):
+                    seconds, nanoseconds = _TIMESPEC.unpack(data)
+                    when = seconds + nanoseconds / 1e9
+            self.heard.append(Heard(when, decode(datagram)))
 
 
 class Announce:
