@@ -47,8 +47,11 @@ _COLUMNS = (
     ),
     _Column("SEEN", lambda row: _ago(row.seen)),
 )
-# What goes first where there is no room, and is left out last.
-_EXPENDABLE = ("BACKUP", "PROTO", "WEIGHT", "SEEN", "GATEWAY", "LATENCY", "ERRORS", "IN FLIGHT")
+# What is left out where there is no room, one after the other.
+_EXPENDABLE = (
+    *("BACKUP", "PROTO", "WEIGHT", "SEEN", "GATEWAY", "LATENCY"),
+    *("ERRORS", "IN FLIGHT", "REQUESTS", "STATE"),
+)
 
 
 def render(rows: Sequence[Row], width: int = 0, *, colour: bool = False) -> str:
