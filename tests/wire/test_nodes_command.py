@@ -25,6 +25,7 @@ from support.waiting import DEADLINE, dead_address, free_port, wait_until
 
 from uwgate.nodes.rows import rows
 from uwgate.nodes.table import render
+from uwgate.subscriptions.packet import Announcement, encode
 
 # What a uWSGI 2.0.31 router says (with keys of its own only).
 UWSGI = {
@@ -426,3 +427,40 @@ def test_static_nodes_of_a_running_gateway(
     value = json.loads(run("--json", stats)[1])
     assert list(value) == ["static_nodes"]
     assert sum(node["hits"] for node in value["static_nodes"]) == 4
+
+
+def test_subscribed_nodes_of_a_running_gateway(
+    start_gateway: StartGateway, uwsgi_node: RawUwsgiNode
+) -> None:
+    stats, port, dead = f"127.0.0.1:{free_port()}", free_port(), dead_address()
+    gateway = start_gateway(
+        *("--http-subscription-server", f"127.0.0.1:{port}", "--http-stats", stats),
+        *("--http-processes", "2"),
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for address in (uwsgi_node.spec.rpartition("/")[2], dead):
+            packet = encode(Announcement("example.com", address, weight=3))
+            sender.sendto(packet, ("127.0.0.1", port))
+        sender.sendto(b"garbage", ("127.0.0.1", port))
+
+        def document() -> dict[str, Any]:
+            return json.loads(run("--json", stats)[1])
+
+        wait_until(lambda: document()["subscriptions_total"] == 2, "two nodes")
+    refused = {"not-a-subscription": 1}
+    for _ in range(8):
+        with gateway.connect() as client:
+            assert client.ask(b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").status == 200
+    wait_until(lambda: "marked" in run(stats)[1], "the mark")
+    lines = table(run("--key", "example.com", stats)[1])
+    found = {row[1]: (row[0], row[2], row[3], row[4], row[7]) for row in lines[1:3]}
+    live = uwsgi_node.spec.rpartition("/")[2]
+    assert found[live] == ("example.com", "uwsgi", "up", "3", "8")
+    assert found[dead] == ("example.com", "uwsgi", "marked", "3", "0")
+    wait_until(
+        lambda: document()["subscription_counters"]["http"]["rejected"] == refused,
+        "the refusal",
+    )
+    counters = document()["subscription_counters"]["http"]
+    assert (counters["keys"], counters["nodes"], counters["joined"]) == (1, 2, 2)
+    assert counters["servers"] == [f"127.0.0.1:{port}"]

@@ -64,7 +64,7 @@ def _static(document: Document) -> Iterator[Row]:
             protocol=_text(node, "protocol") or "uwsgi",
             state="marked" if _number(node, "grace") else "up",
             weight=_number(node, "weight") or 1,
-            backup=_number(node, "fallback"),
+            backup=max(_number(node, "fallback"), _number(node, "backup")),
             in_flight=_number(node, "active"),
             requests=_number(node, "hits"),
             latency=_decimal(node, "latency_ms"),

@@ -167,7 +167,7 @@ class Ledger:
                 del self._carried.nodes[key]
         else:
             for key, old in self._carried.nodes.items():
-                total.nodes[key] = NodeTotals(weight=old.weight)
+                total.nodes[key] = NodeTotals(weight=old.weight, backup=old.backup)
 
     def _worker_totals(self, present: list[Snapshot]) -> list[WorkerTotals]:
         # Two lives of one id overlap during a reload: the younger one inherits the past.

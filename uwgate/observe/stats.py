@@ -155,6 +155,7 @@ def _node(key: NodeKey, node: NodeTotals) -> dict[str, object]:
         "modifier2": key.modifier2,
         "fallback": key.fallback,
         "weight": node.weight,
+        "backup": node.backup,
         "requests": node.requests,
         "failures": node.failures,
         "down": node.down,

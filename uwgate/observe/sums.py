@@ -51,6 +51,7 @@ class NodeTotals:
     active: int = 0
     idle: int = 0
     weight: int = 1
+    backup: int = 0
     grace: int = 0
     down: int = 0
     credits: int = 0
@@ -171,6 +172,7 @@ class Sums(Tallies):
         if totals is None:
             totals = self.nodes[key] = NodeTotals()
         totals.weight = number(node, "weight") or 1
+        totals.backup = number(node, "backup")
         totals.add({k: v for k, v in node.items() if isinstance(v, int | dict)}, gauges)
 
     def carry(self, other: Sums) -> None:
