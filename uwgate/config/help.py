@@ -20,7 +20,7 @@ An HTTP router in front of application servers that speak uwsgi or HTTP.
   uwgate --check router.ini        say what is wrong with a configuration
   uwgate --show-config router.ini  show every value and where it comes from
   uwgate announce --help           announce any server to routers
-  uwgate nodes --help              who serves which key, asked of a running router
+  uwgate nodes --help              ask a running router who serves which key
 
 Files end in .ini, .yaml, .json or .xml; '-' is an INI text on standard input.
 uWSGI's environment variables (UWSGI_HTTP_TO and so on) count, too.
