@@ -172,6 +172,8 @@ class Node:
             "backup": self.backup,
             "latency": round(self.latency * 1e6),  # microseconds
             "errors": dict(self.errors) if self.errors else {},
+            "credits": self.credits,
+            "last_requests": self.last_requests,
             "modifier1": self.modifier1,
             "modifier2": self.modifier2,
             "fallback": int(self.fallback),

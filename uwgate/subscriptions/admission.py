@@ -43,6 +43,7 @@ _COUNTERS = (
     "marked",
     "revived",
     "acknowledged",
+    "forwarded",
 )
 _LINES = 50  # log lines a second of joins, leaves and the like; the rest is summed up
 _COMPLAINTS = 5  # and of refusals
@@ -53,7 +54,9 @@ _ALGORITHMS = frozenset(get_args(Algo))
 
 
 class Forwarder(Protocol):
-    """Tells other routers (``resubscribe.Resubscriber``)."""
+    """Tells other routers (``resubscribe.Resubscriber``). ``sent``: packets."""
+
+    sent: int
 
     def is_loop(self, announcement: Announcement) -> bool:
         """Whether this came from us."""
@@ -160,7 +163,7 @@ class Registry:
         signed = identity.signs and not identity.exempt(credentials)
         if signed:
             # First what costs nothing.
-            identity.check_time(announcement.unix, member.unix if member is not None else 0)
+            identity.check_time(announcement, member.unix if member is not None else 0)
             public = identity.verify(announcement, slot.verifier if slot is not None else None)
         if member is None:
             member = self._join(announcement, sender, signed=signed)
@@ -253,7 +256,7 @@ class Registry:
         goodbye = 0
         if signed:
             newest = self.departed.newest(key, address) if member is None else member.unix
-            identity.check_time(announcement.unix, newest)
+            identity.check_time(announcement, newest)
             slot = self.table.slots.get(key)
             identity.verify(announcement, slot.verifier if slot is not None else None)
             goodbye = announcement.unix
@@ -353,6 +356,8 @@ class Registry:
             self.departed.forget_old(now + self._epoch)
         self.counters["received"] = self._received
         self.counters["refreshed"] = self._refreshed
+        if self._forwarder is not None:
+            self.counters["forwarded"] = self._forwarder.sent
         if self._now < self._spared_until:
             return False
         for member in self._expiry.due(self._now, _SLICE):
