@@ -459,6 +459,8 @@ def test_the_snapshot_of_a_node() -> None:
         "backup": 2,
         "latency": 0,
         "errors": {},
+        "credits": 0,
+        "last_requests": 0,
         "modifier1": 5,
         "modifier2": 6,
         "fallback": 1,
