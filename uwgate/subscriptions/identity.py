@@ -71,8 +71,6 @@ class Identity:
         if not self.signs:
             return None
         key = announcement.key
-        if not announcement.signature:
-            raise Refused("unsigned", f"{key}: the packet is not signed")
         if public is not None and public.fits(announcement):
             return public
         latest = self._load(key)
@@ -105,8 +103,12 @@ class Identity:
         self._files[path] = public
         return public
 
-    def check_time(self, unix: int, newest: int) -> None:
-        """Whether a signed time may count; ``newest``: of the member so far. Raises Refused."""
+    def check_time(self, announcement: Announcement, newest: int) -> None:
+        """Whether there is a signature and its time may count, which costs less to see than whether
+        it is good; ``newest``: time of the member so far. Raises Refused."""
+        if not announcement.signature:
+            raise Refused("unsigned", f"{announcement.key}: the packet is not signed")
+        unix = announcement.unix
         if newest and unix == newest:
             raise Refused("repeated", "a packet with this time was seen already")
         if unix < newest:
