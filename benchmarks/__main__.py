@@ -55,10 +55,14 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def contenders(
-    wanted: list[str], standard: tuple[str, ...], node: NodeKind, tools: Tools
+    wanted: list[str],
+    standard: tuple[str, ...],
+    node: NodeKind,
+    tools: Tools,
+    ours: str = "uwgate",
 ) -> list[str]:
-    """Peers of one workload: those asked for (uwgate always), as far as they exist and can."""
-    names = ["uwgate", *(n for n in wanted if n != "uwgate")] if wanted else list(standard)
+    """Peers of one workload: those asked for (``ours`` always), as far as they exist and can."""
+    names = [ours, *(n for n in wanted if n != ours)] if wanted else list(standard)
     return [n for n in names if node in PEERS[n].nodes and tools.has(PEERS[n].program)]
 
 
@@ -114,7 +118,7 @@ def run(
 def _one(
     bench: Bench, workload: Workload, wanted: list[str], there: set[NodeKind]
 ) -> Outcome | None:
-    names = contenders(wanted, workload.peers, workload.node, bench.tools)
+    names = contenders(wanted, workload.peers, workload.node, bench.tools, workload.ours)
     if workload.node not in there or not bench.tools.has("wrk") or not names:
         say(f"{workload.name}: left out, something it needs is missing\n")
         return None

@@ -23,7 +23,6 @@ from benchmarks.procs import StartError, cpu_nanos, family, rss_bytes
 from benchmarks.tools import Tools
 from benchmarks.workloads import Workload
 
-OURS = "uwgate"
 Say = Callable[[str], None]
 
 
@@ -118,8 +117,10 @@ def _start(bench: Bench, workload: Workload, name: str, stack: contextlib.ExitSt
         bench.origin,
         workload.node,
         log=workload.log,
+        gateway=workload.gateway,
+        load_core=bench.load_core,
     )
-    stack.callback(proxy.process.stop)
+    stack.callback(proxy.stop)
     return proxy
 
 
@@ -166,7 +167,8 @@ def summarise(outcome: Outcome) -> None:
             outcome.failed.setdefault(cell.peer, f"round {cell.round}: {'; '.join(cell.faults)}")
         else:
             by_peer[cell.peer].append(cell)
-    ours = by_peer.get(OURS, [])
+    name = outcome.workload.ours
+    ours = by_peer.get(name, [])
     for peer, cells in by_peer.items():
         if not cells:
             continue
@@ -183,8 +185,8 @@ def summarise(outcome: Outcome) -> None:
                 p99=spread(list(p99s.values())).median,
                 rss=cells[-1].rss,
                 busy=spread([cell.busy for cell in cells]).median,
-                ratio=spread(ratios) if ratios and peer != OURS else None,
-                p99_ratio=spread(p99_ratios) if p99_ratios and peer != OURS else None,
+                ratio=spread(ratios) if ratios and peer != name else None,
+                p99_ratio=spread(p99_ratios) if p99_ratios and peer != name else None,
             )
         )
 
@@ -211,7 +213,7 @@ def render(outcome: Outcome) -> str:
     unit = "CPU s/GB" if workload.unit == "GB" else "CPU us/req"
     rows = [
         ["", unit, "(min-max)", "req/s", "p50 ms", "p99 ms", "RSS MB", "core",
-         f"{OURS} / peer", "(min-max)", "p99 ratio"],
+         f"{workload.ours} / peer", "(min-max)", "p99 ratio"],
     ]  # fmt: skip
     for line in outcome.lines:
         digits = 3 if workload.unit == "GB" else 1

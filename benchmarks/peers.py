@@ -8,27 +8,50 @@ the workload says so.
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.origins import Origin, backlog, nginx_head
-from benchmarks.procs import Process, free_port, wait_http
+from benchmarks.procs import (
+    START_DEADLINE,
+    Process,
+    StartError,
+    free_port,
+    wait_connect,
+    wait_http,
+)
 from benchmarks.tools import Tools
-from benchmarks.workloads import NodeKind
+from benchmarks.workloads import GatewayKind, NodeKind
+from uwgate.subscriptions.packet import Announcement, encode
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a proxy needs to know to be configured; ``directory`` is its own."""
+    """What a proxy needs to know to be configured; ``directory`` is its own.
+
+    ``port``: where it is to serve HTTP; for a fastrouter that is the port of the nginx before it.
+    """
 
     directory: Path
     port: int
     node: NodeKind
     origin: Origin
     log: bool
+    gateway: GatewayKind = "http"
+    fast_port: int = 0
+
+    @property
+    def fast_address(self) -> str:
+        """Where a fastrouter listens: on the same kind of socket as its node."""
+        if self.node == "uwsgi-unix":
+            return str(self.directory / "fast.sock")
+        return f"127.0.0.1:{self.fast_port}"
 
     @property
     def node_address(self) -> str:
@@ -44,12 +67,14 @@ class Peer:
     """A proxy: the program it needs, the nodes it can speak to, and its arguments.
 
     ``arguments`` writes the configuration into the directory and returns what follows the command.
+    ``announced``: its node is told by packet, once it listens for that.
     """
 
     name: str
     program: str
     nodes: frozenset[NodeKind]
     arguments: Callable[[Setup], list[str]]
+    announced: bool = False
 
 
 _UWSGI_PARAMS = """
@@ -130,6 +155,8 @@ def _haproxy(setup: Setup) -> list[str]:
 
 
 def _uwgate(setup: Setup) -> list[str]:
+    if setup.gateway == "fastrouter":
+        return ["--fastrouter", setup.fast_address, "--fastrouter-to", setup.node_address]
     node = f"http://{setup.node_address}" if setup.node == "http" else setup.node_address
     arguments = ["--http", f"127.0.0.1:{setup.port}", "--http-to", node]
     arguments += ["--http-keepalive=600", "--http-processes", "1"]
@@ -138,9 +165,19 @@ def _uwgate(setup: Setup) -> list[str]:
     return arguments
 
 
+def _subscribed(setup: Setup) -> list[str]:
+    arguments = ["--http", f"127.0.0.1:{setup.port}", "--http-keepalive=600"]
+    arguments += ["--http-processes=1", f"--http-subscription-server=127.0.0.1:{setup.port}"]
+    return [*arguments, "--subscription-tolerance=100000"]
+
+
 def _uwsgi(setup: Setup) -> list[str]:
-    arguments = ["--http", f"127.0.0.1:{setup.port}", "--http-to", setup.node_address]
-    arguments += ["--http-keepalive=600", "--http-auto-chunked", "--master", "--die-on-term"]
+    if setup.gateway == "fastrouter":
+        arguments = ["--fastrouter", setup.fast_address, "--fastrouter-to", setup.node_address]
+    else:
+        arguments = ["--http", f"127.0.0.1:{setup.port}", "--http-to", setup.node_address]
+        arguments += ["--http-keepalive=600", "--http-auto-chunked"]
+    arguments += ["--master", "--die-on-term"]
     return [*arguments, "--disable-logging", f"--listen={backlog()}"]
 
 
@@ -152,6 +189,7 @@ PEERS = {
     peer.name: peer
     for peer in (
         Peer("uwgate", "uwgate", _ALL, _uwgate),
+        Peer("uwgate-subscribed", "uwgate", _ALL, _subscribed, announced=True),
         Peer("nginx", "nginx", _ALL, _Nginx()),
         Peer("nginx-fresh", "nginx", _HTTP_ONLY, _Nginx(keepalive=False)),
         Peer("nginx-bulk", "nginx", _ALL, _Nginx(bulk=True)),
@@ -164,11 +202,64 @@ PEERS = {
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A running proxy."""
+    """A running proxy. ``before``: the web server through which a fastrouter is reached; its CPU
+    time is not that of the proxy."""
 
     name: str
     process: Process
     port: int
+    before: Process | None = None
+
+    def stop(self) -> None:
+        """End it and what stands before it."""
+        if self.before is not None:
+            self.before.stop()
+        self.process.stop()
+
+
+def _start_before(tools: Tools, setup: Setup, core: int) -> Process:
+    """nginx with ``uwsgi_pass`` to a fastrouter; StartError."""
+    where = setup.fast_address
+    target = f"unix:{where}" if setup.node == "uwsgi-unix" else where
+    directory = setup.directory / "before"
+    directory.mkdir()
+    config = directory / "nginx.conf"
+    fields = _UWSGI_PARAMS + _BUFFERS.format("uwsgi")
+    config.write_text(
+        f"{nginx_head(directory)}  access_log off;\n"
+        f"  server {{ listen 127.0.0.1:{setup.port} backlog=4096;\n"
+        f"    location / {{ uwsgi_pass {target}; {fields} }}\n  }}\n}}\n"
+    )
+    argv = [*tools.commands["nginx"], "-p", str(directory), "-c", str(config)]
+    process = Process("nginx before", argv, directory / "output.log", core=core)
+    try:
+        wait_http(process, ("127.0.0.1", setup.port))
+    except BaseException:
+        process.stop()
+        raise
+    return process
+
+
+def _announce(process: Process, setup: Setup) -> None:
+    """Say where the node is, under the names that the load and `wait_http` use; StartError."""
+    kind: Literal["http", "uwsgi"] = "http" if setup.node == "http" else "uwsgi"
+    packets = [
+        encode(Announcement(key, setup.node_address, protocol=kind))
+        for key in ("www.example.com", "localhost")
+    ]
+    wait_connect(process, ("127.0.0.1", setup.port))
+    deadline = time.monotonic() + START_DEADLINE
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("127.0.0.1", setup.port))
+        while True:
+            try:
+                for packet in packets * 2:  # sent to nobody, one makes the next fail
+                    sock.send(packet)
+                return
+            except ConnectionRefusedError:
+                if time.monotonic() > deadline:
+                    raise StartError(f"{process.name} takes no announcements") from None
+                time.sleep(0.02)
 
 
 def start_proxy(
@@ -181,21 +272,34 @@ def start_proxy(
     *,
     log: bool = False,
     files: int = 0,
+    gateway: GatewayKind = "http",
+    load_core: int = 0,
 ) -> Proxy:
     """Start ``peer`` on ``core`` and wait until a request through it succeeds; StartError.
 
-    ``files``: its RLIMIT_NOFILE, soft and hard (0: this process's own).
+    ``files``: its RLIMIT_NOFILE, soft and hard (0: this process's own). ``load_core``: where the
+    web server before a fastrouter runs.
     """
     directory.mkdir(parents=True)
-    setup = Setup(directory, free_port(), node, origin, log)
+    setup = Setup(directory, free_port(), node, origin, log, gateway, free_port())
     argv = [*tools.commands[peer.program], *peer.arguments(setup)]
     if files:
         argv = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(files), *argv]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = Process(peer.name, argv, directory / "output.log", core=core, cwd=directory, env=env)
+    before = None
     try:
-        wait_http(process, ("127.0.0.1", setup.port))
+        if gateway == "fastrouter":
+            unix = node == "uwsgi-unix"
+            wait_connect(
+                process, setup.fast_address if unix else ("127.0.0.1", setup.fast_port)
+            )
+            before = _start_before(tools, setup, load_core)
+        else:
+            if peer.announced:
+                _announce(process, setup)
+            wait_http(process, ("127.0.0.1", setup.port))
     except BaseException:
         process.stop()
         raise
-    return Proxy(peer.name, process, setup.port)
+    return Proxy(peer.name, process, setup.port, before)

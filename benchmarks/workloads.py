@@ -10,6 +10,7 @@ from typing import Literal
 from benchmarks import heads
 
 NodeKind = Literal["http", "uwsgi-unix", "uwsgi-tcp"]
+GatewayKind = Literal["http", "fastrouter"]
 HELLO = b"Hello, world!"
 KB64, MB1, MB100, MB300 = 65536, 1 << 20, 100 << 20, 300 << 20
 
@@ -20,6 +21,8 @@ class Workload:
 
     ``unit`` says what CPU time is divided by. ``body`` is the size that every response body must
     have, in bytes. ``limits`` are the ratios uwgate / peer that the project promises, by peer.
+    ``gateway``: what is compared; fastrouters have nginx with ``uwsgi_pass`` before them, on the
+    core of the load. ``ours``: the peer that the others are compared with.
     """
 
     name: str
@@ -33,6 +36,8 @@ class Workload:
     log: bool = False
     limits: Mapping[str, float] = field(default_factory=dict)
     p99_limits: Mapping[str, float] = field(default_factory=dict)
+    gateway: GatewayKind = "http"
+    ours: str = "uwgate"
 
 
 _HTTP = ("uwgate", "nginx", "nginx-fresh", "haproxy")
@@ -40,6 +45,9 @@ _LEAN = ("uwgate", "nginx", "haproxy")
 _BULK = ("uwgate", "nginx-bulk", "nginx", "haproxy")
 _UWSGI = ("uwgate", "nginx", "uwsgi")
 _UWSGI_BULK = ("uwgate", "nginx-bulk", "nginx", "uwsgi")
+_FAST = ("uwgate", "uwsgi")
+_FASTROUTER = {"uwsgi": 0.9}
+_SUBSCRIBED = ("uwgate-subscribed", "uwgate", "nginx")
 _EQUAL = {"nginx": 1.0, "haproxy": 1.0}
 _BROWSER = {"nginx": 1.05, "haproxy": 1.05}
 _UNIQUE = {"nginx": 1.2, "haproxy": 1.2}
@@ -216,6 +224,62 @@ WORKLOADS = (
         _UWSGI,
         limits=_TCP,
         p99_limits=_P99,
+    ),
+    Workload(
+        "fast-unix",
+        f"fastrouter, {_BROWSER_HEAD}, new paths, unix sockets",
+        "uwsgi-unix",
+        (heads.VARYING,),
+        _FAST,
+        limits=_FASTROUTER,
+        gateway="fastrouter",
+    ),
+    Workload(
+        "fast-tcp",
+        f"fastrouter, {_BROWSER_HEAD}, new paths, TCP",
+        "uwsgi-tcp",
+        (heads.VARYING,),
+        _FAST,
+        limits=_FASTROUTER,
+        gateway="fastrouter",
+    ),
+    Workload(
+        "fast-tiny",
+        "fastrouter, head of one line, unix sockets",
+        "uwsgi-unix",
+        (heads.TINY,),
+        _FAST,
+        limits=_FASTROUTER,
+        gateway="fastrouter",
+    ),
+    Workload(
+        "fast-body64k",
+        "fastrouter, 64 KB bodies, unix sockets",
+        "uwsgi-unix",
+        _get("/body/64k"),
+        _FAST,
+        64,
+        "GB",
+        KB64,
+        gateway="fastrouter",
+    ),
+    Workload(
+        "subscribed-tiny",
+        "a node that announced itself beside one of http-to, head of one line",
+        "http",
+        (heads.TINY,),
+        _SUBSCRIBED,
+        limits={"uwgate": 1.1, "nginx": 1.0},
+        ours="uwgate-subscribed",
+    ),
+    Workload(
+        "subscribed-uwsgi-tiny",
+        "the same, unix socket",
+        "uwsgi-unix",
+        (heads.TINY,),
+        _SUBSCRIBED,
+        limits={"uwgate": 1.1, "nginx": 0.95},
+        ours="uwgate-subscribed",
     ),
 )
 

@@ -1,14 +1,15 @@
 """Requests in uwsgi packets as a gateway reads them: strict, in one pass, remembered within bounds.
 
-A front server sends the same variables again and again: a whole packet that comes a second time is
-remembered, and so is its tail, the variables from the first ``HTTP_…`` on, which most front
-servers put last and which only change from browser to browser.
+Front servers send the same variables again and again. A whole packet that comes a second time is
+remembered, and so are its tails: from SERVER_PROTOCOL on, where most front servers are through with
+what differs from request to request of one connection, and from the first ``HTTP_…`` on, which is
+the same for all connections of a browser.
 """
 
 from __future__ import annotations
 
 import re
-from typing import cast
+from typing import Any, cast
 
 from uwgate.protocols.http1 import (
     VALUE,
@@ -26,6 +27,8 @@ MAX_PACKET = 4 + 65535
 
 _MAX_KEY = 255  # longer values are no keys (uWSGI)
 _REMEMBERED = 4096  # bytes of a packet or tail that is remembered
+_LAYOUT = 1024  # bytes of a piece whose layout is remembered
+_CHANCES = 4  # pieces in a row that may have another layout until it is forgotten
 _PACKETS, _TAILS, _KEYS = 1024, 1024, 4096  # how many
 
 _KEY, _HOST, _NAME = b"UWSGI_FASTROUTER_KEY", b"HTTP_HOST", b"SERVER_NAME"
@@ -34,6 +37,9 @@ _CODING, _UPGRADE = b"HTTP_TRANSFER_ENCODING", b"HTTP_UPGRADE"
 _STEERING = frozenset((_KEY, _HOST, _NAME, _LENGTH, _METHOD, _CLIENT, _CODING, _UPGRADE))
 _SIZES = frozenset(map(len, _STEERING))
 _ROUTING = frozenset((_KEY, _HOST, _NAME))
+# Where tails begin that are worth remembering: what depends on the client's connection, and what
+# depends on the client alone. ``(mark, bytes before it that belong to the variable)``
+_MARKS = ((b"\x0f\x00SERVER_PROTOCOL", 0), (b"HTTP_", 2))
 # A key is looked up, becomes part of paths and log lines, and is handed to functions of the
 # operator: nothing but visible ASCII.
 _VISIBLE = re.compile(rb"[\x21-\x7e]+")
@@ -66,11 +72,17 @@ class UwsgiRequest(RequestBlock):
         self._remote = found.get(_CLIENT, b"")
         self._items: list[tuple[bytes, bytes]] | None = None
         self.repeatable = method in IDEMPOTENT
+        self.length = 0
+        self.raw_session = False
+        self.upgrade = b""
+        self.simple = True
         size = found.get(_LENGTH)
-        self.length = content_length(size) if size else 0
-        self.raw_session = not size and bool(found.get(_CODING))
-        self.upgrade = _offered(found[_UPGRADE]) if _UPGRADE in found and not self.length else b""
-        self.simple = not (self.length or self.raw_session or self.upgrade)
+        if size or _CODING in found or _UPGRADE in found:
+            self.length = content_length(size) if size else 0
+            self.raw_session = not size and bool(found.get(_CODING))
+            if not self.length:
+                self.upgrade = _offered(found.get(_UPGRADE, b""))
+            self.simple = not (self.length or self.raw_session or self.upgrade)
         self.plain = self.simple and method != b"HEAD"
 
     @property
@@ -113,14 +125,81 @@ def _offered(value: bytes) -> bytes:
     return b"" if b"h2c" in protocols or b"h2" in protocols else value
 
 
+class Layouts:
+    """Where the variables of a piece lie, for pieces of the same length as one read before.
+
+    Requests whose paths have the same length have their variables in the same places. So a piece is
+    compared with the last one of its length in everything but the values, all bytes at once; where
+    it is the same, the values are where they were.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        # length -> [chances left, mask, masked bytes, (name, start, stop)…]
+        self._known: dict[int, list[Any]] = {}
+
+    def read(self, data: bytes, pos: int, end: int, found: dict[bytes, bytes]) -> bool:
+        """Put the steering variables of ``data[pos:end]`` into ``found``; False: not known."""
+        size = end - pos
+        known = self._known.get(size)
+        if known is None:
+            if size <= _LAYOUT:
+                self._learn(data, pos, end)
+            return False
+        piece = data[pos:end]
+        if int.from_bytes(piece, "little") & known[1] != known[2]:
+            known[0] -= 1
+            if known[0] < 0:
+                del self._known[size]
+            return False
+        known[0] = _CHANCES
+        for name, start, stop in known[3]:
+            found[name] = piece[start:stop]
+        return True
+
+    def _learn(self, data: bytes, pos: int, end: int) -> None:
+        piece = data[pos:end]
+        mask = bytearray(b"\xff" * len(piece))
+        parts = []
+        places = _places(piece)
+        for name, start, stop in places:
+            mask[start:stop] = bytes(stop - start)
+            if name in _STEERING:
+                if stop - start > _MAX_KEY:
+                    return
+                parts.append((name, start, stop))
+        if not places or len({name for name, _, _ in parts}) < len(parts):
+            return  # malformed, or which one counts is not only a question of places
+        bits = int.from_bytes(mask, "little")
+        self._known[len(piece)] = [_CHANCES, bits, int.from_bytes(piece, "little") & bits, parts]
+
+
+def _places(piece: bytes) -> list[tuple[bytes, int, int]]:
+    """``(name, start and stop of its value)`` of all variables; none if they do not fill it."""
+    places = []
+    pos = 0
+    try:
+        while pos < len(piece):
+            stop = pos + 2 + int.from_bytes(piece[pos : pos + 2], "little")
+            start = stop + 2
+            value = start + piece[stop] + (piece[stop + 1] << 8)
+            places.append((piece[pos + 2 : stop], start, value))
+            pos = value
+    except IndexError:
+        return []
+    return places if pos == len(piece) and all(name for name, _, _ in places) else []
+
+
 class PacketReader:
     """Reads packets and remembers the results, within bounds."""
 
-    __slots__ = ("_keys", "_packets", "_tails", "known")
+    __slots__ = ("_keys", "_layouts", "_packets", "_tails", "known")
 
     def __init__(self) -> None:
         self._packets = LineMemo(_PACKETS)
         self._tails = LineMemo(_TAILS)
+        self._layouts = Layouts()
         self._keys: dict[bytes, str] = {}
         self.known = cast("dict[bytes, UwsgiRequest]", self._packets.entries)
         """Packets seen twice or more, exactly as they came -> what they mean."""
@@ -137,7 +216,7 @@ class PacketReader:
             return known
         found: dict[bytes, bytes] = {}
         try:
-            self._walk(packet, found)
+            self._walk(packet, 4, 0, found)
         except IndexError:
             raise _malformed("they end inside a variable") from None
         key = found.get(_KEY) or found.get(_HOST) or found.get(_NAME)
@@ -146,32 +225,36 @@ class PacketReader:
             self.known[packet] = request
         return request
 
-    def _walk(self, packet: bytes, found: dict[bytes, bytes]) -> None:
-        """All variables of a packet. IndexError: they do not end where it ends."""
-        end = len(packet)
-        cut = packet.find(b"HTTP_") - 2
-        if cut < 4:
-            cut = end
-        pos = _variables(packet, 4, cut, found)
-        if pos != cut:  # the mark was inside a value, or there is none and they end elsewhere
-            pos = _variables(packet, pos, end, found)
-        elif cut < end:
-            self._tail(packet[cut:], found)
-            return
-        if pos != end:
+    def _walk(self, data: bytes, pos: int, level: int, found: dict[bytes, bytes]) -> None:
+        """All variables from ``pos`` on. IndexError: they do not end where the data ends."""
+        end = len(data)
+        while level < len(_MARKS):
+            mark, offset = _MARKS[level]
+            cut = data.find(mark, pos) - offset
+            level += 1
+            if cut >= pos:
+                if not self._layouts.read(data, pos, cut, found):
+                    pos = _variables(data, pos, cut, found)
+                    if pos != cut:  # the mark was inside a value
+                        continue
+                self._tail(data[cut:], level, found)
+                return
+        if _variables(data, pos, end, found) != end:
             raise IndexError
 
-    def _tail(self, tail: bytes, found: dict[bytes, bytes]) -> None:
+    def _tail(self, tail: bytes, level: int, found: dict[bytes, bytes]) -> None:
         memo = self._tails
         known = cast("dict[bytes, bytes] | None", memo.entries.get(tail))
         if known is None:
             known = {}
-            if _variables(tail, 0, len(tail), known) != len(tail):
-                raise IndexError
+            self._walk(tail, 0, level, known)
             if len(tail) <= _REMEMBERED and memo.worth_keeping(tail):
                 memo.entries[tail] = known
         for name, value in known.items():
-            _note(found, name, value)
+            if name in found:
+                _note(found, name, value)
+            else:
+                found[name] = value
 
     def _key(self, value: bytes) -> str:
         key = self._keys.get(value)

@@ -93,20 +93,23 @@ class Acceptor:
         """Clients have connected."""
         gateway, accept, family = self._gateway, self._accept, self._family
         spare = gateway.spare_fronts
+        fresh = []
         for _ in range(_BATCH):
             try:
                 fd = accept()[0]
             except BlockingIOError:
-                return
+                break
             except ConnectionAbortedError:
                 continue
             except OSError as error:
                 gateway.complain(f"cannot accept connections: {error.strerror}")
                 self.pause()
                 gateway.loop.call_later(_PAUSE, self.resume)
-                return
+                break
             front = spare.pop() if spare else FastFront(gateway)
-            front.accepted(fd, family)
+            fresh.append((front, front.accepted(fd, family)))
+        for front, data in fresh:
+            front.first(data)
 
     def pause(self) -> None:
         """Leave connections in the queue for now."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # The kernel makes accepted sockets blocking; a flag a call is cheaper than a call to change that.
 DONTWAIT = socket.MSG_DONTWAIT
+_LAST = socket.MSG_DONTWAIT | socket.MSG_MORE
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 UNWATCHED = -1  # ``events`` of a descriptor that the poller does not know
 
@@ -133,8 +134,11 @@ class FastClient:
 
     # --- sending ------------------------------------------------------------------------------
 
-    def send(self, data: bytes) -> None:
-        """Send, or keep what the client does not take yet and have the node wait."""
+    def send(self, data: bytes, *, last: bool = False) -> None:
+        """Send, or keep what the client does not take yet and have the node wait.
+
+        ``last``: the socket is closed right after, so that data and FIN can go in one segment.
+        """
         self.gateway.tally.tx += len(data)
         if self.broken:
             return
@@ -142,7 +146,7 @@ class FastClient:
             self.unsent = b"".join((self.unsent, data))
             return
         try:
-            sent = self.sock.send(data, DONTWAIT)
+            sent = self.sock.send(data, _LAST if last else DONTWAIT)
         except BlockingIOError:
             sent = 0
         except OSError:

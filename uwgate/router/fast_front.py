@@ -104,8 +104,8 @@ class FastFront(FastClient):
 
     # --- the request ----------------------------------------------------------------------------
 
-    def accepted(self, fd: int, family: int) -> None:
-        """A new connection."""
+    def accepted(self, fd: int, family: int) -> bytes | None:
+        """A new connection; what has come with it: None for nothing yet, b"" for its end."""
         gateway = self.gateway
         self.adopt(fd, family)
         gateway.fronts.add(cast("Connection", self))
@@ -116,13 +116,18 @@ class FastFront(FastClient):
         if not self.due:
             gateway.clock.watch(self)
         try:
-            data = self.sock.recv(_FIRST_READ, DONTWAIT)
+            return self.sock.recv(_FIRST_READ, DONTWAIT)
         except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def first(self, data: bytes | None) -> None:
+        """What `accepted` has returned."""
+        if data is None:
             self.watch_socket()
             return
-        except OSError:
-            self.lost()
-            return
+        gateway = self.gateway
         gateway.tally.rx += len(data)
         request = gateway.packets.known.get(data)
         if request is not None and request.plain and request.key:
@@ -268,7 +273,7 @@ class FastFront(FastClient):
         gateway = self.gateway
         tally = gateway.tally
         tally.responses[head.status] += 1
-        self.send(data)
+        self.send(data, last=True)
         timed = gateway.timed
         if timed == 1:
             tally.seconds += time.monotonic() - self.exchange.started_at
