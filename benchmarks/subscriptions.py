@@ -40,7 +40,11 @@ class Run:
     """One run: what was asked for, where, and what has been found."""
 
     def __init__(
-        self, options: argparse.Namespace, tools: Tools, directory: Path, stack: contextlib.ExitStack
+        self,
+        options: argparse.Namespace,
+        tools: Tools,
+        directory: Path,
+        stack: contextlib.ExitStack,
     ) -> None:
         self.options = options
         self.tools = tools
