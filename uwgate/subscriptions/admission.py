@@ -199,8 +199,11 @@ class Registry:
         self._by_sender[sender] = here + 1
         self._expiry.watch(member)
         self.counters["joined"] += 1
-        details = f"weight: {announcement.weight}, backup: {announcement.backup}, from {sender}"
-        self._say(f"{key} => new node: {address} ({details})")
+        if self._lines < _LINES:
+            details = f"weight: {announcement.weight}, backup: {announcement.backup}, from {sender}"
+            self._say(f"{key} => new node: {address} ({details})")
+        else:  # when many come together, a line that nobody gets costs a tenth of it all
+            self._lines += 1
         self.dirty = True
         if announcement.notify and self._acknowledge is not None and _local(sender):
             self.counters["acknowledged"] += 1
@@ -214,13 +217,14 @@ class Registry:
         member.seen = self._now
         member.cores = announcement.cores
         member.load = announcement.load
-        kind = Kind(
+        # Plain tuples, which are equal to named ones and a good deal cheaper: most say nothing new.
+        kind = (
             announcement.modifier1,
             announcement.modifier2,
             announcement.backup,
             announcement.protocol,
         )
-        extra = Extra(
+        extra = (
             announcement.notify,
             announcement.vassal,
             announcement.sni_key,
@@ -229,10 +233,10 @@ class Registry:
             announcement.via,
             *(credentials or (0, 0, 0)),
         )
-        member.extra = NOTHING if extra == NOTHING else extra
+        member.extra = NOTHING if extra == NOTHING else Extra(*extra)
         fresh = not member.weight
         if kind != member.kind or announcement.weight != member.weight:
-            member.kind = self.table.kind(kind)
+            member.kind = self.table.kind(Kind(*kind))
             member.weight = announcement.weight
             member.marked = False
             self._publish(joining(member))

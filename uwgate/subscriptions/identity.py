@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # A key that becomes part of a path: no slash, no leading dot, no "..".
 _FILE_KEY = re.compile(r"(?!\.)(?!.*\.\.)[A-Za-z0-9._:\[\]~-]{1,255}")
 _ANY_HOST = re.compile(r"(?:0\.0\.0\.0|\[::\])?(:[0-9]+)")
+_ANY_HOST_BEGINS = ":0["  # cheaper to look at than the whole
 _MAX_KEY_FILE = 1 << 16
 _MAX_KEPT = 1024  # key files
 
@@ -146,7 +147,7 @@ def with_host(address: str, sender: str) -> str:
     uWSGI announces what its ``socket`` option says, and takes ``:3031`` for a port of the router's
     own machine, which it is only if both are on one.
     """
-    match = _ANY_HOST.fullmatch(address)
+    match = _ANY_HOST.fullmatch(address) if address[:1] in _ANY_HOST_BEGINS else None
     if match is None:
         return address
     if ":" in sender:
