@@ -119,6 +119,12 @@ class GatewaySubscriptions(Registry):
         """Packets that were not even looked at: over the rate, or lost by the kernel."""
         return sum(server.dropped + server.lost for server in self.sockets)
 
+    def retire(self) -> None:
+        """Tell other routers that we are gone. What nodes still say does not bring us back."""
+        self._forwarder = None
+        if self.resubscriber is not None:
+            self.resubscriber.withdraw_all()
+
     def close(self) -> None:
         """Tell other routers that we are gone, and close the sockets."""
         if self.resubscriber is not None:
@@ -200,8 +206,7 @@ class Subscriptions:
     def retire(self) -> None:
         """The instance ends: other routers have to know before its sockets are closed."""
         for gateway in self.gateways.values():
-            if gateway.resubscriber is not None:
-                gateway.resubscriber.withdraw_all()
+            gateway.retire()
 
     def close(self, *, save_state: bool = True) -> None:
         """Stop receiving; keep the tables for the next start."""
