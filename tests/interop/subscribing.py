@@ -117,9 +117,9 @@ class Router:
         except AssertionError as error:
             raise AssertionError(f"{error}; log:\n{self.log}") from None
 
-    def joined(self, node: str, key: str = KEY, times: int = 1) -> None:
+    def joined(self, node: str, key: str = KEY, times: int = 1, seconds: float = 20) -> None:
         """Wait for a node to join, and for the worker to know."""
-        self.logged(f"[subscriptions {self.kind}] {key} => new node: {node} (", times)
+        self.logged(f"[subscriptions {self.kind}] {key} => new node: {node} (", times, seconds)
 
     def left(self, node: str, key: str = KEY, times: int = 1) -> None:
         """Wait for a node's goodbye."""
@@ -167,19 +167,22 @@ def node(
     program: str = "",
     listens: Sequence[str] | None = None,
     before: Sequence[str] = (),
+    application: bool = True,
 ) -> Iterator[Peer]:
     """A uWSGI instance with the workhorse application that announces itself as ``options`` say.
 
     ``socket_address``: its ``--uwsgi-socket``, else a free TCP address. ``listens``: where it can
-    be reached, if that is not its socket's address. ``before``: options before its socket. At
-    the end it is killed, as that is quick; ``stop`` lets it say goodbye.
+    be reached, if that is not its socket's address. ``before``: options before its socket.
+    Without ``application`` it answers 500. At the end it is killed, as that is quick; ``stop`` lets
+    it say goodbye.
     """
     # One thread: with several of them uWSGI 2.0.30 hangs now and then when it is told to end.
     bound = socket_address or address()
     # A reload of pyuwsgi starts the interpreter that the virtual environment was made from.
     environ = {} if program else {"PYTHONPATH": sysconfig.get_path("purelib")}
-    argv = [program or peers.script("uwsgi"), "--master", "--need-app"]
-    argv += ["--pythonpath", str(peers.APPS), "--module", "workhorse"]
+    argv = [program or peers.script("uwsgi"), "--master"]
+    if application:
+        argv += ["--need-app", "--pythonpath", str(peers.APPS), "--module", "workhorse"]
     argv += [*before, "--uwsgi-socket", bound, *options]
     with peers.peer(
         argv,
