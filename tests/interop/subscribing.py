@@ -57,7 +57,7 @@ def _has_openssl(program: str) -> bool:
 def signing_uwsgi() -> str:
     """A uWSGI that can sign: ``$UWGATE_UWSGI``, or that beside the virtual environment.
 
-    The wheel of pyuwsgi has no OpenSSL; ``.ci/uwsgi`` builds one that has.
+    The wheel of pyuwsgi has no OpenSSL; ``.ci/run`` builds one that has.
     """
     beside = Path(sys.prefix + "-uwsgi") / "bin" / "uwsgi"
     program = os.environ.get("UWGATE_UWSGI") or str(beside)
