@@ -56,7 +56,7 @@ docs: $(RUN_STAMP)
 	mv docs/options.md.new docs/options.md
 
 clean:
-	rm -rf $(VENV) .ci/.venv build dist uwgate.egg-info htmlcov
+	rm -rf $(VENV) $(VENV)-uwsgi .ci/.venv .ci/.venv-uwsgi build dist uwgate.egg-info htmlcov
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	rm -f .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
