@@ -1,15 +1,14 @@
 """Requests in uwsgi packets as a gateway reads them: strict, in one pass, remembered within bounds.
 
-Front servers send the same variables again and again. A whole packet that comes a second time is
-remembered, and so are its tails: from SERVER_PROTOCOL on, where most front servers are through with
-what differs from request to request of one connection, and from the first ``HTTP_…`` on, which is
-the same for all connections of a browser.
+Front servers send the same variables again and again. What they put behind SERVER_PROTOCOL is the
+same for all requests of a connection: it is remembered under its exact bytes. What stands before it
+differs in its values, but not in its names.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from typing import cast
 
 from uwgate.protocols.http1 import (
     VALUE,
@@ -27,9 +26,9 @@ MAX_PACKET = 4 + 65535
 
 _MAX_KEY = 255  # longer values are no keys (uWSGI)
 _REMEMBERED = 4096  # bytes of a packet or tail that is remembered
-_LAYOUT = 1024  # bytes of a piece whose layout is remembered
-_CHANCES = 4  # pieces in a row that may have another layout until it is forgotten
-_PACKETS, _TAILS, _KEYS = 1024, 1024, 4096  # how many
+_LAYOUT = 1024  # bytes of a head whose layout is remembered
+_CHANCES = 4
+_TAILS, _KEYS = 4096, 4096  # how many
 
 _KEY, _HOST, _NAME = b"UWSGI_FASTROUTER_KEY", b"HTTP_HOST", b"SERVER_NAME"
 _LENGTH, _METHOD, _CLIENT = b"CONTENT_LENGTH", b"REQUEST_METHOD", b"REMOTE_ADDR"
@@ -37,9 +36,11 @@ _CODING, _UPGRADE = b"HTTP_TRANSFER_ENCODING", b"HTTP_UPGRADE"
 _STEERING = frozenset((_KEY, _HOST, _NAME, _LENGTH, _METHOD, _CLIENT, _CODING, _UPGRADE))
 _SIZES = frozenset(map(len, _STEERING))
 _ROUTING = frozenset((_KEY, _HOST, _NAME))
-# Where tails begin that are worth remembering: what depends on the client's connection, and what
-# depends on the client alone. ``(mark, bytes before it that belong to the variable)``
-_MARKS = ((b"\x0f\x00SERVER_PROTOCOL", 0), (b"HTTP_", 2))
+_ROUTING_ONLY = _ROUTING | {_CLIENT}
+_HEAD_ONLY = frozenset((_METHOD, _LENGTH))
+# Where the tail begins: behind what differs from request to request of one connection, in the order
+# of nginx's uwsgi_params, of uWSGI's own router and of others.
+_MARK = b"\x0f\x00SERVER_PROTOCOL"
 # A key is looked up, becomes part of paths and log lines, and is handed to functions of the
 # operator: nothing but visible ASCII.
 _VISIBLE = re.compile(rb"[\x21-\x7e]+")
@@ -56,7 +57,7 @@ class UwsgiRequest(RequestBlock):
     ``upgrade``: protocols offered, b"" without. Shared between requests: never changed.
     """
 
-    __slots__ = ("_items", "_remote", "method", "plain", "raw_session", "repeatable")
+    __slots__ = ("_found", "_items", "method", "plain", "raw_session", "repeatable")
 
     # Of the uwsgi protocol, whatever the client speaks with the front server.
     minor = 1
@@ -64,31 +65,42 @@ class UwsgiRequest(RequestBlock):
     x_for = x_proto = forwarded_in = b""
     expect = close = keep_alive = gzip = False
 
-    def __init__(self, raw: bytes, found: dict[bytes, bytes], key: str) -> None:
+    def __init__(
+        self, raw: bytes, key: str, method: bytes, size: bytes, found: dict[bytes, bytes]
+    ) -> None:
+        """A request that is nothing but a packet, or has a body of ``size``; see ``_special``.
+        ``found``: what the routing variables and REMOTE_ADDR say."""
         self.raw = raw
         self.key = key
-        self.host = found.get(_HOST)
-        self.method = method = found.get(_METHOD, b"")
-        self._remote = found.get(_CLIENT, b"")
+        self.method = method
+        self._found = found
         self._items: list[tuple[bytes, bytes]] | None = None
+        self.host = found.get(_HOST)
         self.repeatable = method in IDEMPOTENT
-        self.length = 0
         self.raw_session = False
         self.upgrade = b""
-        self.simple = True
-        size = found.get(_LENGTH)
-        if size or _CODING in found or _UPGRADE in found:
-            self.length = content_length(size) if size else 0
-            self.raw_session = not size and bool(found.get(_CODING))
-            if not self.length:
-                self.upgrade = _offered(found.get(_UPGRADE, b""))
-            self.simple = not (self.length or self.raw_session or self.upgrade)
+        if size:
+            self.length = content_length(size)
+            self.simple = not self.length
+        else:
+            self.length = 0
+            self.simple = True
         self.plain = self.simple and method != b"HEAD"
+
+    def _special(self, *, sized: bool) -> None:
+        """What becomes a tunnel: bodies of no known length, and upgrades."""
+        found = self._found
+        self.raw_session = not sized and bool(found.get(_CODING))
+        if not self.length:
+            self.upgrade = _offered(found.get(_UPGRADE, b""))
+        if self.raw_session or self.upgrade:
+            self.simple = self.plain = False
 
     @property
     def client(self) -> bytes:
         """REMOTE_ADDR where it is an address, else b""."""
-        return self._remote if _ADDRESS.fullmatch(self._remote) else b""
+        remote = self._found.get(_CLIENT, b"")
+        return remote if _ADDRESS.fullmatch(remote) else b""
 
     @property
     def items(self) -> list[tuple[bytes, bytes]]:
@@ -125,84 +137,71 @@ def _offered(value: bytes) -> bytes:
     return b"" if b"h2c" in protocols or b"h2" in protocols else value
 
 
-class Layouts:
-    """Where the variables of a piece lie, for pieces of the same length as one read before.
+class _Layout:
+    """Where the variables of a head lie. ``mask``, ``fixed``: all of it but the packet's header and
+    the values, as integers (little-endian). ``method``, ``size``: where two values are, nowhere if
+    they are not. ``chances``: heads of this length in a row that may be laid out differently."""
 
-    Requests whose paths have the same length have their variables in the same places. So a piece is
-    compared with the last one of its length in everything but the values, all bytes at once; where
-    it is the same, the values are where they were.
-    """
+    __slots__ = ("chances", "fixed", "mask", "method", "size")
 
-    __slots__ = ("_known",)
-
-    def __init__(self) -> None:
-        # length -> [chances left, mask, masked bytes, (name, start, stop)…]
-        self._known: dict[int, list[Any]] = {}
-
-    def read(self, data: bytes, pos: int, end: int, found: dict[bytes, bytes]) -> bool:
-        """Put the steering variables of ``data[pos:end]`` into ``found``; False: not known."""
-        size = end - pos
-        known = self._known.get(size)
-        if known is None:
-            if size <= _LAYOUT:
-                self._learn(data, pos, end)
-            return False
-        piece = data[pos:end]
-        if int.from_bytes(piece, "little") & known[1] != known[2]:
-            known[0] -= 1
-            if known[0] < 0:
-                del self._known[size]
-            return False
-        known[0] = _CHANCES
-        for name, start, stop in known[3]:
-            found[name] = piece[start:stop]
-        return True
-
-    def _learn(self, data: bytes, pos: int, end: int) -> None:
-        piece = data[pos:end]
-        mask = bytearray(b"\xff" * len(piece))
-        parts = []
-        places = _places(piece)
+    def __init__(self, head: bytes, places: list[tuple[bytes, int, int]]) -> None:
+        mask = bytearray(b"\0\0\0\0" + b"\xff" * (len(head) - 4))
+        at = {_METHOD: (0, 0), _LENGTH: (0, 0)}
         for name, start, stop in places:
             mask[start:stop] = bytes(stop - start)
-            if name in _STEERING:
-                if stop - start > _MAX_KEY:
-                    return
-                parts.append((name, start, stop))
-        if not places or len({name for name, _, _ in parts}) < len(parts):
-            return  # malformed, or which one counts is not only a question of places
-        bits = int.from_bytes(mask, "little")
-        self._known[len(piece)] = [_CHANCES, bits, int.from_bytes(piece, "little") & bits, parts]
+            if name in at:
+                at[name] = (start, stop)
+        self.chances = _CHANCES
+        self.mask = int.from_bytes(mask, "little")
+        self.fixed = int.from_bytes(head, "little") & self.mask
+        self.method = slice(*at[_METHOD])
+        self.size = slice(*at[_LENGTH])
 
 
-def _places(piece: bytes) -> list[tuple[bytes, int, int]]:
-    """``(name, start and stop of its value)`` of all variables; none if they do not fill it."""
-    places = []
-    pos = 0
-    try:
-        while pos < len(piece):
-            stop = pos + 2 + int.from_bytes(piece[pos : pos + 2], "little")
-            start = stop + 2
-            value = start + piece[stop] + (piece[stop + 1] << 8)
-            places.append((piece[pos + 2 : stop], start, value))
-            pos = value
-    except IndexError:
-        return []
-    return places if pos == len(piece) and all(name for name, _, _ in places) else []
+class _Tail:
+    """What a tail says. ``key``: the routing key if the tail decides it and has no other influence
+    on the request, else "". """
+
+    __slots__ = ("found", "key")
+
+    def __init__(self, found: dict[bytes, bytes], key: str) -> None:
+        self.found = found
+        self.key = key if found.keys() <= _ROUTING_ONLY else ""
 
 
 class PacketReader:
-    """Reads packets and remembers the results, within bounds."""
+    """Reads packets and remembers parts of them, within bounds."""
 
-    __slots__ = ("_keys", "_layouts", "_packets", "_tails", "known")
+    __slots__ = ("_keys", "_known", "_layouts", "_tails")
 
     def __init__(self) -> None:
-        self._packets = LineMemo(_PACKETS)
         self._tails = LineMemo(_TAILS)
-        self._layouts = Layouts()
+        self._known = cast("dict[bytes, _Tail]", self._tails.entries)
+        self._layouts: dict[int, _Layout] = {}  # length of the head -> the last one of that length
         self._keys: dict[bytes, str] = {}
-        self.known = cast("dict[bytes, UwsgiRequest]", self._packets.entries)
-        """Packets seen twice or more, exactly as they came -> what they mean."""
+
+    def glance(self, data: bytes) -> UwsgiRequest | None:
+        """The request, if ``data`` is one whole packet whose tail is known and whose head is laid
+        out as another of that length was; None: `read` has to look.
+
+        Requests whose paths have the same length have their variables in the same places. So the
+        head is compared with that other one in everything but the values, all bytes at once; where
+        it is the same, the values are where they were. Raises Http1Error as `read` does.
+        """
+        cut = data.find(_MARK, 4)
+        layout = self._layouts.get(cut)
+        if layout is None:
+            return None
+        tail = self._known.get(data[cut:])
+        if tail is None or not tail.key or len(data) != 4 + data[1] + (data[2] << 8):
+            return None
+        head = data[:cut]
+        if int.from_bytes(head, "little") & layout.mask != layout.fixed:
+            layout.chances -= 1
+            if layout.chances < 0:
+                del self._layouts[cut]
+            return None
+        return UwsgiRequest(data, tail.key, head[layout.method], head[layout.size], tail.found)
 
     def read(self, packet: bytes) -> UwsgiRequest:
         """The meaning of one whole packet (header and variables, nothing behind).
@@ -211,52 +210,58 @@ class PacketReader:
         name, BAD_FRAMING for a CONTENT_LENGTH that is not a number or said twice differently,
         BAD_HOST for a key that is not visible ASCII.
         """
-        known = self.known.get(packet)
-        if known is not None:
-            return known
         found: dict[bytes, bytes] = {}
         try:
-            self._walk(packet, 4, 0, found)
+            self._walk(packet, 4, found)
         except IndexError:
             raise _malformed("they end inside a variable") from None
-        key = found.get(_KEY) or found.get(_HOST) or found.get(_NAME)
-        request = UwsgiRequest(packet, found, self._key(key) if key else "")
-        if len(packet) <= _REMEMBERED and self._packets.worth_keeping(packet):
-            self.known[packet] = request
+        size = found.get(_LENGTH, b"")
+        request = UwsgiRequest(
+            packet, self._key(found), found.get(_METHOD, b""), size, found
+        )
+        if _CODING in found or _UPGRADE in found:
+            request._special(sized=bool(size))
         return request
 
-    def _walk(self, data: bytes, pos: int, level: int, found: dict[bytes, bytes]) -> None:
-        """All variables from ``pos`` on. IndexError: they do not end where the data ends."""
-        end = len(data)
-        while level < len(_MARKS):
-            mark, offset = _MARKS[level]
-            cut = data.find(mark, pos) - offset
-            level += 1
-            if cut >= pos:
-                if not self._layouts.read(data, pos, cut, found):
-                    pos = _variables(data, pos, cut, found)
-                    if pos != cut:  # the mark was inside a value
-                        continue
-                self._tail(data[cut:], level, found)
+    def _walk(self, packet: bytes, pos: int, found: dict[bytes, bytes]) -> None:
+        """All variables from ``pos`` on. IndexError: they do not end where the packet ends."""
+        cut = packet.find(_MARK, pos)
+        if cut >= 0:
+            pos = _variables(packet, pos, cut, found)
+            if pos == cut:  # else the mark was inside a value
+                if cut <= _LAYOUT and cut not in self._layouts and _only_head(found):
+                    self._learn(packet[:cut])
+                self._tail(packet[cut:], found)
                 return
-        if _variables(data, pos, end, found) != end:
+        if _variables(packet, pos, len(packet), found) != len(packet):
             raise IndexError
 
-    def _tail(self, tail: bytes, level: int, found: dict[bytes, bytes]) -> None:
-        memo = self._tails
-        known = cast("dict[bytes, bytes] | None", memo.entries.get(tail))
-        if known is None:
-            known = {}
-            self._walk(tail, 0, level, known)
-            if len(tail) <= _REMEMBERED and memo.worth_keeping(tail):
-                memo.entries[tail] = known
-        for name, value in known.items():
-            if name in found:
-                _note(found, name, value)
-            else:
-                found[name] = value
+    def _learn(self, head: bytes) -> None:
+        places = _places(head)
+        names = [name for name, _, _ in places]
+        if names.count(_LENGTH) < 2 and names.count(_METHOD) < 2:
+            self._layouts[len(head)] = _Layout(head, places)
 
-    def _key(self, value: bytes) -> str:
+    def _tail(self, data: bytes, found: dict[bytes, bytes]) -> None:
+        tail = self._known.get(data)
+        if tail is None:
+            known: dict[bytes, bytes] = {}
+            if _variables(data, 0, len(data), known) != len(data):
+                raise IndexError
+            try:
+                key = self._key(known)
+            except Http1Error:
+                key = ""  # the head may have a better one
+            tail = _Tail(known, key)
+            if len(data) <= _REMEMBERED and self._tails.worth_keeping(data):
+                self._known[data] = tail
+        for name, value in tail.found.items():
+            _note(found, name, value)
+
+    def _key(self, found: dict[bytes, bytes]) -> str:
+        value = found.get(_KEY) or found.get(_HOST) or found.get(_NAME)
+        if not value:
+            return ""
         key = self._keys.get(value)
         if key is None:
             if _VISIBLE.fullmatch(value) is None:
@@ -266,6 +271,25 @@ class PacketReader:
                 self._keys.clear()
             self._keys[value] = key
         return key
+
+
+def _only_head(found: dict[bytes, bytes]) -> bool:
+    """Whether a head steers by nothing but what a layout takes out of it."""
+    return found.keys() <= _HEAD_ONLY
+
+
+def _places(head: bytes) -> list[tuple[bytes, int, int]]:
+    """``(name, start and stop of its value)`` of all variables of a packet's beginning, which is
+    known to be whole ones."""
+    places = []
+    pos = 4
+    while pos < len(head):
+        stop = pos + 2 + int.from_bytes(head[pos : pos + 2], "little")
+        start = stop + 2
+        value = start + int.from_bytes(head[stop:start], "little")
+        places.append((head[pos + 2 : stop], start, value))
+        pos = value
+    return places
 
 
 def _variables(data: bytes, pos: int, end: int, found: dict[bytes, bytes]) -> int:

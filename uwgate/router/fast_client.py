@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 # The kernel makes accepted sockets blocking; a flag a call is cheaper than a call to change that.
 DONTWAIT = socket.MSG_DONTWAIT
-_LAST = socket.MSG_DONTWAIT | socket.MSG_MORE
-_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 UNWATCHED = -1  # ``events`` of a descriptor that the poller does not know
 
 _HANG_UP = select.EPOLLHUP | select.EPOLLERR
@@ -134,11 +132,8 @@ class FastClient:
 
     # --- sending ------------------------------------------------------------------------------
 
-    def send(self, data: bytes, *, last: bool = False) -> None:
-        """Send, or keep what the client does not take yet and have the node wait.
-
-        ``last``: the socket is closed right after, so that data and FIN can go in one segment.
-        """
+    def send(self, data: bytes) -> None:
+        """Send, or keep what the client does not take yet and have the node wait."""
         self.gateway.tally.tx += len(data)
         if self.broken:
             return
@@ -146,7 +141,7 @@ class FastClient:
             self.unsent = b"".join((self.unsent, data))
             return
         try:
-            sent = self.sock.send(data, _LAST if last else DONTWAIT)
+            sent = self.sock.send(data, DONTWAIT)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -189,12 +184,6 @@ class FastClient:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # already reset: the reader finds out
-
-    def adopt(self, fd: int, family: int) -> None:
-        """Take over an accepted descriptor."""
-        self.fd = fd
-        # With all four given, nothing is asked of the kernel.
-        self.sock = new_socket(family, _STREAM, 0, fd)
 
     def close_socket(self) -> None:
         """Close; unsent bytes are dropped."""

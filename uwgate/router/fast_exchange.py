@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from uwgate.protocols.http1 import Http1Error
-from uwgate.protocols.http1_request import RequestLine
 from uwgate.protocols.uwsgi_request import UwsgiRequest
 from uwgate.router.errors import FAILURES, Failure
 from uwgate.router.exchange import Exchange
@@ -37,7 +36,7 @@ class FastExchange(Exchange):
     def serve(self, request: UwsgiRequest) -> None:
         """Begin; what follows of a body comes by ``request_data`` and ``request_end``."""
         self.incoming = request
-        self.request = cast(RequestLine, request)
+        self.request = request  # type: ignore[assignment]
         self.block = request
         self.packet = b""
         self.raw = self.raw_wanted = request.raw_session

@@ -16,7 +16,7 @@ from uwgate.protocols.http1_response import ResponseHead
 from uwgate.protocols.uwsgi_request import UwsgiRequest
 from uwgate.router import responder
 from uwgate.router.errors import FAILURES, Failure
-from uwgate.router.fast_client import DONTWAIT, UNWATCHED, FastClient
+from uwgate.router.fast_client import UNWATCHED, FastClient
 from uwgate.router.fast_exchange import FastExchange
 from uwgate.router.phases import IDLE
 from uwgate.router.upstream import RAW
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 # Stages of a connection.
 HEAD, BODY, WAIT, TUNNEL, FLUSH, LINGER, GONE = range(7)
 
-_FIRST_READ = 16384  # larger packets are rare, and take one more call
 _LINGER = 2.0  # seconds a refused client gets to read why
 _KEPT = 4096  # bytes of a packet that an unused object may hold
-_SPARES = 256
+SPARES = 256
 _EARLY_LIMIT = 65536  # bytes kept of a client that tunnels before it is asked to
 NO_REQUEST = RequestBlock(b"")
 
 
 class FastFront(FastClient):
     """One client connection. Objects are used again for later ones (``FastGateway.spare_fronts``):
-    ``accepted`` begins one, ``_close`` ends it and cleans up if more than the usual happened."""
+    ``Acceptor`` begins one, ``_close`` ends it and cleans up if more than the usual happened."""
 
     __slots__ = (
+        "answer",
         "buffer",
         "client_port",
         "deadline",
@@ -75,6 +75,7 @@ class FastFront(FastClient):
         self.touched = False
         self.reading = True
         self.eof = self.blocked = self.broken = self.unread = False
+        self.answer = b""  # a whole response, to be sent before the loop polls again
         self.buffer = b""
         self.left = 0  # bytes of a body to come
         self.unframed = False  # only the end of the connection ends the response
@@ -104,40 +105,24 @@ class FastFront(FastClient):
 
     # --- the request ----------------------------------------------------------------------------
 
-    def accepted(self, fd: int, family: int) -> bytes | None:
-        """A new connection; what has come with it: None for nothing yet, b"" for its end."""
-        gateway = self.gateway
-        self.adopt(fd, family)
-        gateway.fronts.add(cast("Connection", self))
-        gateway.tally.accepted += 1
-        gateway.tally.connections += 1
-        self.stage = HEAD
-        self.deadline = gateway.request_deadline
-        if not self.due:
-            gateway.clock.watch(self)
-        try:
-            return self.sock.recv(_FIRST_READ, DONTWAIT)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
-
     def first(self, data: bytes | None) -> None:
-        """What `accepted` has returned."""
+        """What came with the connection: None for nothing yet, b"" for its end."""
         if data is None:
             self.watch_socket()
             return
-        gateway = self.gateway
-        gateway.tally.rx += len(data)
-        request = gateway.packets.known.get(data)
-        if request is not None and request.plain and request.key:
+        if not data:
+            self.lost()
+            return
+        try:
+            request = self.gateway.packets.glance(data)
+        except Http1Error:
+            request = None  # once more, to say what is wrong
+        if request is not None and request.plain:
             self.stage = WAIT
             self.request = request
             self.exchange.serve(request)
-        elif data:
-            self._head(data)
         else:
-            self.lost()
+            self._head(data)
 
     def received(self, data: bytes) -> None:
         """Bytes of the client, at any stage; where it only has to read the end, they are lost."""
@@ -273,7 +258,6 @@ class FastFront(FastClient):
         gateway = self.gateway
         tally = gateway.tally
         tally.responses[head.status] += 1
-        self.send(data, last=True)
         timed = gateway.timed
         if timed == 1:
             tally.seconds += time.monotonic() - self.exchange.started_at
@@ -283,10 +267,22 @@ class FastFront(FastClient):
             self.head_bytes = end
             self.sent_bytes = len(data) - end
             self.log(None)
-        if self.touched:
-            self._end()
-        else:
-            self._close()
+        self.answer = data
+        answered = gateway.answered
+        if not answered:
+            gateway.flush_soon()
+        answered.append(self)
+
+    def send_answer(self, sent: int) -> None:
+        """The rest of a whole response of which ``sent`` bytes are gone; -1: it cannot be sent."""
+        data, self.answer = self.answer, b""
+        if sent < 0:
+            self.lost()
+            return
+        self.touched = True
+        if sent < len(data):
+            self.unsent = memoryview(data)[sent:]
+        self._end()
 
     def begin(self, head: ResponseHead, data: bytes, end: int) -> None:
         """Head and first body bytes of a response of known length, as received."""
@@ -462,11 +458,12 @@ class FastFront(FastClient):
             return
         self.stage = GONE
         self.close_socket()
+        self.answer = b""
         self.deadline = 0.0
-        gateway.fronts.discard(cast("Connection", self))
+        gateway.clients.discard(self)
         gateway.tally.connections -= 1
         spare = gateway.spare_fronts
-        if self.broken or len(spare) >= _SPARES:
+        if self.broken or len(spare) >= SPARES:
             # Ours points at us: nothing to leave to the collector.
             self.exchange = cast(FastExchange, gateway.no_exchange)
             gateway.clock.forget(self)

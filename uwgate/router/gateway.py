@@ -102,7 +102,7 @@ class Gateway:
         self.server_name = server_name
         self.default_key = server_name.decode("ascii", "replace").lower()
         self.clock = Clock(loop, self._on_tick)
-        self.poller = Poller(loop)
+        self.poller = self.make_poller()
         self.tally = Tally()
         self.fronts: set[Connection] = set()
         self.backs: set[HttpBack] = set()
@@ -162,6 +162,10 @@ class Gateway:
         self.pool_deadline = now + settings.node_keepalive_timeout
         if self.leaving:
             self.leaving = [node for node in self.leaving if not _let_go(node)]
+
+    def make_poller(self) -> Poller:
+        """What watches the raw sockets."""
+        return Poller(self.loop)
 
     # --- to be provided -----------------------------------------------------------------------
 
@@ -256,6 +260,10 @@ class Gateway:
         if self.mapped:
             return [*self.resolver.nodes(), *self.static_nodes]
         return self.static_nodes
+
+    def flush_soon(self) -> None:
+        """There is a packet to send again."""
+        self.loop.call_soon(self.send_packets)
 
     def send_packets(self) -> None:
         """Send the packets of all connections in ``unsent``."""

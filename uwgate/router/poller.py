@@ -12,7 +12,7 @@ from typing import Protocol
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
-_BATCH = 128  # events a round; the loop comes back at once for the rest
+BATCH = 128  # events a round; the loop comes back at once for the rest
 
 
 class Pollable(Protocol):
@@ -27,26 +27,26 @@ class Pollable(Protocol):
 class Poller:
     """Level-triggered readiness for any number of descriptors."""
 
-    __slots__ = ("_epoll", "_loop", "add", "modify", "owners")
+    __slots__ = ("_loop", "add", "epoll", "modify", "owners")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._epoll = select.epoll()
+        self.epoll = select.epoll()
         # ``register`` in two steps, for who counts calls: owners[fd] = owner; add(fd, events).
         self.owners: dict[int, Pollable] = {}
-        self.add = self._epoll.register
-        self.modify = self._epoll.modify
-        loop.add_reader(self._epoll.fileno(), self._round)
+        self.add = self.epoll.register
+        self.modify = self.epoll.modify
+        loop.add_reader(self.epoll.fileno(), self.round)
 
     def register(self, fd: int, owner: Pollable, events: int) -> None:
         """Watch ``fd`` for ``events`` (READ, WRITE) on behalf of ``owner``."""
         self.owners[fd] = owner
-        self._epoll.register(fd, events)
+        self.epoll.register(fd, events)
 
     def suspend(self, fd: int) -> None:
         """Stop watching ``fd`` for now; ``register`` begins again."""
         self.owners.pop(fd, None)
-        self._epoll.unregister(fd)
+        self.epoll.unregister(fd)
 
     def forget(self, fd: int) -> None:
         """Stop watching; to be called right before ``fd`` is closed (closing removes it from the
@@ -55,13 +55,14 @@ class Poller:
 
     def close(self) -> None:
         """Give up the nested epoll; registered descriptors stay open."""
-        self._loop.remove_reader(self._epoll.fileno())
-        self._epoll.close()
+        self._loop.remove_reader(self.epoll.fileno())
+        self.epoll.close()
         self.owners.clear()
 
-    def _round(self) -> None:
+    def round(self) -> None:
+        """Tell the owners of all that is ready."""
         owners = self.owners
-        for fd, events in self._epoll.poll(0, _BATCH):
+        for fd, events in self.epoll.poll(0, BATCH):
             owner = owners.get(fd)
             if owner is not None:
                 owner.ready(events)

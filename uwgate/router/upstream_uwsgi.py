@@ -90,7 +90,7 @@ class UwsgiBack(Back):
         self._unsent = packet
         gateway = self.gateway
         if not gateway.unsent:
-            gateway.loop.call_soon(gateway.send_packets)
+            gateway.flush_soon()
         gateway.unsent.append(self)
 
     def send_packet(self) -> None:
