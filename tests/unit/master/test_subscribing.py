@@ -232,7 +232,12 @@ def test_rate_of_a_sender(start: Start) -> None:
     # Unless a second went by meanwhile.
     assert 5 <= it.gateway.table.members <= 15
     members = it.gateway.table.members
-    it.until(lambda: it.announce(KEY, OTHER) or it.gateway.table.members > members)
+
+    def heard_again() -> bool:
+        it.announce(KEY, OTHER)
+        return it.gateway.table.members > members
+
+    it.until(heard_again)
 
 
 # --- what workers are told ----------------------------------------------------------------------
