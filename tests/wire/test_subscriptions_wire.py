@@ -499,6 +499,19 @@ def test_sticky(start_gateway: StartGateway, nodes: Nodes) -> None:
     assert router.get(fields=fields).get(b"set-cookie") is not None
 
 
+def test_sticky_static_nodes(start_gateway: StartGateway, nodes: Nodes) -> None:
+    both = [nodes(), nodes()]
+    words = [word for node in both for word in ("--http-to", node.spec)]
+    gateway = start_gateway(*words, "--http-sticky", "srv")
+    with gateway.connect() as client:
+        reply = client.ask(b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n")
+        cookie = (reply.get(b"set-cookie") or b"").partition(b";")[0]
+        request = b"GET / HTTP/1.1\r\nHost: example.com\r\nCookie: " + cookie + b"\r\n\r\n"
+        for _ in range(9):
+            assert client.ask(request).get(b"set-cookie") is None
+    assert sorted(len(node.seen) for node in both) == [0, 10]
+
+
 @pytest.mark.parametrize(
     ("by", "one"),
     [
