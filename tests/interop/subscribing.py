@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +69,18 @@ def signing_uwsgi() -> str:
 class Router:
     """uwgate with an HTTP listener, statistics, and subscription servers.
 
-    ``server``: the first subscription server. ``gate``: what ``log`` and ``ask`` are of.
+    ``server``: the first subscription server. ``gate``: what ``log`` and ``ask`` are of. ``kind``:
+    the gateway that has the server; ``address``: where it listens.
     """
 
-    def __init__(self, gate: Gateway, server: str, stats_address: str, kind: str) -> None:
+    def __init__(
+        self, gate: Gateway, server: str, stats_address: str, kind: str = "http", fast: str = ""
+    ) -> None:
         self.gate = gate
         self.server = server
         self.stats_address = stats_address
         self.kind = kind
+        self.address = fast or gate.listen
 
     @property
     def log(self) -> str:
@@ -155,7 +159,25 @@ def router(*options: str, server: str = "", listen: str = "") -> Iterator[Router
     stats_address = address()
     words = ("--http-subscription-server", server, "--http-stats", stats_address, *options)
     with running(*words, listen=listen) as gate:
-        yield Router(gate, server, stats_address, "http")
+        yield Router(gate, server, stats_address)
+
+
+@contextlib.contextmanager
+def fast_router(*options: str, server: str = "", fast: str = "") -> Iterator[Router]:
+    """uwgate's fastrouter, and an HTTP listener of the same instance before it."""
+    server, fast, stats_address = server or address(), fast or address(), address()
+    words = ["--fastrouter", fast, "--fastrouter-subscription-server", server, "--http-to", fast]
+    with running(*words, "--http-stats", stats_address, *options) as gate:
+        wait_until(lambda: peers.accepts(fast), "the fastrouter listens")
+        yield Router(gate, server, stats_address, "fastrouter", fast)
+
+
+@contextlib.contextmanager
+def uwsgi_router(where: Path, *options: str, listens: str, name: str = "router") -> Iterator[Peer]:
+    """uWSGI without an application: only what ``options`` say."""
+    argv = [peers.script("uwsgi"), "--master", "--die-on-term", *options]
+    with peers.peer(argv, [listens], where / f"{name}.log") as started:
+        yield started
 
 
 @contextlib.contextmanager
@@ -271,14 +293,14 @@ class Traffic:
 class Relay:
     """Passes datagrams on to a router and remembers them: somebody who listens on the wire.
 
-    ``address``: where nodes send. ``seen``: all datagrams. ``change``: makes another datagram of
-    each, or none.
+    ``address``: where nodes send. ``seen``: all datagrams, ``senders``: where each came from.
     """
 
-    def __init__(self, target: str, change: Callable[[bytes], bytes] | None = None) -> None:
+    def __init__(self, target: str) -> None:
         host, _, port = target.rpartition(":")
+        self.target = target
         self._target = (host, int(port))
-        self._change = change
+        self.senders: list[str] = []
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._sock.bind(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._sock.getsockname()[1]}"
@@ -296,12 +318,13 @@ class Relay:
         self._sock.close()
 
     def _relay(self) -> None:
-        while datagram := self._sock.recv(65536):
+        while True:
+            datagram, sender = self._sock.recvfrom(65536)
+            if not datagram:
+                return
+            self.senders.append(f"{sender[0]}:{sender[1]}")
             self.seen.append(datagram)
-            if self._change is not None:
-                datagram = self._change(datagram)
-            if datagram:
-                self.send(datagram)
+            self.send(datagram)
 
     def send(self, datagram: bytes) -> None:
         """Send a datagram to the router."""

@@ -131,6 +131,7 @@ class Registry:
             announcement = decode(datagram)
             if self._forwarder is not None and self._forwarder.is_loop(announcement):
                 raise Refused("loop", f"{announcement.key} was announced by this router itself")
+            announcement.key = announcement.key.rstrip("/") or announcement.key
             told = announcement.address
             announcement.address = with_host(told, sender)
             if announcement.command == UNSUBSCRIBE:
@@ -189,6 +190,9 @@ class Registry:
         member = self.table.add(key, address)
         if slot is None:
             self._say(f"new pool: {key}")
+            if key.count("/") > settings.mountpoints:
+                why = f"its path is longer than subscription-mountpoints = {settings.mountpoints}"
+                self._say(f"{key} is never looked up: {why}")
             # Whoever comes first decides (uWSGI 2.1); what nobody knows means the gateway's own.
             member.slot.algo = announcement.algo if announcement.algo in _ALGORITHMS else ""
         # Whoever is exempt brings no time, but what was signed before does not count anew.
@@ -387,8 +391,9 @@ class Registry:
 
     def _refuse(self, word: str, text: str) -> None:
         self.rejected[word] = self.rejected.get(word, 0) + 1
-        # Two packets of one second, as at every start of a node, are nothing to talk about.
-        if word == "repeated":
+        # Two packets of one second, as at every start of a node, are nothing to talk about, nor is
+        # what comes back in a circle of routers, every few seconds for every key.
+        if word in ("repeated", "loop"):
             return
         self._complaints += 1
         if self._complaints <= _COMPLAINTS:
