@@ -120,7 +120,7 @@ def test_configurations_of_a_page_are_taken(
         block = block.replace("/srv/errors", str(tmp_path)).replace("www-data", "root")
         if not block.startswith("["):
             block = "[uwsgi]\nhttp = :8080\n" + block
-        if "http-to" not in block and "http-use" not in block:
+        if not re.search("http-to|http-use|subscription-server", block):
             block += "http-to = /run/app.sock\n"
         file = tmp_path / f"{number}.ini"
         file.write_text(block)

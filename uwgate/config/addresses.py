@@ -62,7 +62,7 @@ def _v6(text: str) -> str:
     return literal + percent + zone
 
 
-def _local_addresses() -> list[str]:
+def local_addresses() -> list[str]:
     """The first IPv4 address of every interface, in the kernel's order."""
     found = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -79,7 +79,7 @@ def _local_addresses() -> list[str]:
 def _detect(pattern: str) -> str:
     """``192.168.*`` -> the first local IPv4 address that begins so (uWSGI)."""
     prefix = pattern[:-1]
-    for address in _local_addresses():
+    for address in local_addresses():
         if address.startswith(prefix):
             return address
     raise ValueError(f"no network interface has an IPv4 address that begins with {prefix!r}")

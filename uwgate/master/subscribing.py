@@ -13,6 +13,7 @@ import selectors
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from uwgate.config.addresses import local_addresses
 from uwgate.config.settings import AnnounceSettings, RouterSubscriptions, SubscriptionSettings
 from uwgate.master.errors import StartError, explain
 from uwgate.master.logs import MainLog
@@ -184,7 +185,7 @@ class Subscriptions:
         gateway = self.gateways.get(name)
         if gateway is not None:
             found = tuple(addresses)
-            gateway.own = frozenset(found)
+            gateway.own = frozenset(each for name in found for each in _spellings(name))
             gateway.listener = found[0] if found else ""
 
     def start(self) -> None:
@@ -304,6 +305,14 @@ class Subscriptions:
         tables = {name: gateway.table for name, gateway in self.gateways.items()}
         floors = {name: gateway.departed.entries() for name, gateway in self.gateways.items()}
         save(self._settings.state, tables, floors, time.monotonic())
+
+
+def _spellings(name: str) -> list[str]:
+    """The addresses of this machine that lead to a listener; one on any host has several."""
+    host, _, port = name.rpartition(":")
+    if host == "0.0.0.0":
+        return [name, f"127.0.0.1:{port}", *(f"{each}:{port}" for each in local_addresses())]
+    return [name, f"[::1]:{port}"] if host == "[::]" else [name]
 
 
 def _nothing() -> None:

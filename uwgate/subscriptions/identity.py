@@ -6,8 +6,10 @@ Signatures (``subscriptions-sign-check DIGEST:DIR``): the public key of a routin
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 import time
 from typing import TYPE_CHECKING
 
@@ -34,14 +36,31 @@ class Refused(AnnouncementError):
     """
 
 
+Stamp = tuple[int, int, int]
+"""Inode, time of change and size: what tells one version of a file from the next."""
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """The version of the file that was asked about."""
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
 class PublicKey:
-    """A key file as it was read. ``stamp``: what tells it from a later one."""
+    """A key file as it was read: ``path``, and the version that was there."""
 
-    __slots__ = ("_verifier", "stamp")
+    __slots__ = ("_path", "_verifier", "stamp")
 
-    def __init__(self, stamp: tuple[int, int, int], verifier: Verifier) -> None:
+    def __init__(self, path: str, stamp: Stamp, verifier: Verifier) -> None:
+        self._path = path
         self.stamp = stamp
         self._verifier = verifier
+
+    def current(self) -> bool:
+        """Whether the file is still the one that was read."""
+        try:
+            return stamp_of(os.stat(self._path)) == self.stamp
+        except OSError:
+            return False
 
     def fits(self, announcement: Announcement) -> bool:
         """Whether the signature is one of this key."""
@@ -66,18 +85,16 @@ class Identity:
     def verify(self, announcement: Announcement, public: PublicKey | None) -> PublicKey | None:
         """Check the signature, with the slot's public key if it has one; the key that fitted.
 
-        A key file that was replaced counts as soon as a packet does not fit the old one. Raises
-        Refused.
+        The key file counts as it is now: a key that was replaced or taken away is of no use any
+        more (uWSGI keeps the old one as long as there is a node). Raises Refused.
         """
         if not self.signs:
             return None
-        key = announcement.key
-        if public is not None and public.fits(announcement):
-            return public
-        latest = self._load(key)
-        if latest is public or not latest.fits(announcement):
-            raise Refused("bad-signature", f"{key}: the signature does not fit")
-        return latest
+        if public is None or not public.current():
+            public = self._load(announcement.key)
+        if not public.fits(announcement):
+            raise Refused("bad-signature", f"{announcement.key}: the signature does not fit")
+        return public
 
     def _load(self, key: str) -> PublicKey:
         """The key file as it is now. What was read is kept: a flood of bad signatures must not
@@ -87,14 +104,17 @@ class Identity:
 
         path = key_file(self._settings.sign_directory, key)
         try:
-            with open(path, "rb") as file:
+            # A FIFO in its place must not stop the master.
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
                 status = os.fstat(file.fileno())
-                stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+                stamp = stamp_of(status)
                 known = self._files.get(path)
                 if known is not None and known.stamp == stamp:
                     return known
+                if not stat.S_ISREG(status.st_mode):
+                    raise OSError(errno.EINVAL, "not a regular file")
                 pem = file.read(_MAX_KEY_FILE)
-            public = PublicKey(stamp, Verifier(pem, self._settings.sign_digest))
+            public = PublicKey(path, stamp, Verifier(pem, self._settings.sign_digest))
         except OSError as error:
             raise Refused("no-key-file", f"{key}: {path}: {error.strerror}") from None
         except SigningError as error:

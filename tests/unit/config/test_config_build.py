@@ -6,6 +6,7 @@ import ipaddress
 import os
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from config_tools import (
@@ -25,8 +26,10 @@ from uwgate.config import compose
 from uwgate.config.model import State
 from uwgate.config.options import OPTIONS, find, foreign
 from uwgate.config.settings import (
+    AnnounceSettings,
     Endpoint,
     ErrorPage,
+    FastSettings,
     HashBy,
     HttpSettings,
     ListenerSettings,
@@ -34,6 +37,7 @@ from uwgate.config.settings import (
     NodeSettings,
     ProcessSettings,
     RequestLogSettings,
+    SubscriptionSettings,
 )
 
 NODE = NodeSettings(Endpoint("tcp", "127.0.0.1:3031", host="127.0.0.1", port=3031))
@@ -178,22 +182,35 @@ def test_request_log(lines: str, expected: RequestLogSettings) -> None:
     assert settings.request_log == expected
 
 
+# Fields that are composed of several options, or that only another gateway has an option for.
+_COMPOSED = {
+    "http": "listeners nodes fallback mapper subscriptions variables keepalive keepalive_timeout"
+    " stud_prefix trusted_proxies trust_unix error_pages",
+    "fastrouter": "listeners nodes fallback mapper subscriptions modifier1 modifier2 variables"
+    " node_keepalive_timeout body_buffer manage_expect raw_body chunked_input x_forwarded forwarded"
+    " post_buffering_dir",
+    "process": "shared_sockets undeferred respawn_delay",
+    "request_log": "",
+    "subscriptions": "sign_digest sign_directory sign_skip_uids credentials",
+    "announce": "entries use_credentials",
+}
+_SECTIONS: dict[str, type[Any]] = {
+    "http": HttpSettings,
+    "fastrouter": FastSettings,
+    "process": ProcessSettings,
+    "request_log": RequestLogSettings,
+    "subscriptions": SubscriptionSettings,
+    "announce": AnnounceSettings,
+}
+
+
 def test_every_field_has_an_option() -> None:
-    composed = {
-        "listeners", "nodes", "fallback", "mapper", "variables", "keepalive", "keepalive_timeout",
-        "stud_prefix", "trusted_proxies", "trust_unix", "error_pages", "nodelay",
-        "shared_sockets", "undeferred", "respawn_delay",
-    }  # fmt: skip
     options = {row.field for row in OPTIONS if row.field}
-    for section, kind in (
-        ("http", HttpSettings),
-        ("process", ProcessSettings),
-        ("request_log", RequestLogSettings),
-    ):
-        for field in fields(kind):  # type: ignore[arg-type]
-            if field.name not in composed:
-                assert f"{section}.{field.name}" in options
-                options.remove(f"{section}.{field.name}")
+    for section, kind in _SECTIONS.items():
+        names = {field.name for field in fields(kind)}
+        without = {name for name in names if f"{section}.{name}" not in options}
+        assert without == set(_COMPOSED[section].split()), section
+        options -= {f"{section}.{name}" for name in names}
     assert options == set()
 
 
@@ -313,18 +330,6 @@ def test_only_one_source_counts() -> None:
     ]
 
 
-def test_subscriptions_are_not_there_yet() -> None:
-    words = ("--http-subscription-server", "127.0.0.1:1")
-    assert errors_of("--http", ":1", *words) == [
-        "command line: http-subscription-server: subscriptions are not supported by this version;"
-        " name nodes with http-to"
-    ]
-    assert warnings_of(*BASE, *words) == [
-        "command line: http-subscription-server: subscriptions are not supported by this version;"
-        " without effect"
-    ]
-
-
 # Error pages.
 
 
@@ -369,7 +374,7 @@ def test_later_options_are_warned_about_once() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "https", "https2", "http-to-https", "https-export-cert", "fastrouter", "rawrouter",
+        "https", "https2", "http-to-https", "https-export-cert", "rawrouter",
         "sslrouter", "http-use-cache", "http-zerg",
     ],
 )  # fmt: skip
@@ -390,7 +395,7 @@ def test_commands_of_uwsgi_are_refused() -> None:
     "names",
     [
         "emperor daemonize daemonize2 master-fifo zerg static-map check-static sni"
-        " ssl-option fastrouter-to http-harakiri http-resubscribe stats",
+        " ssl-option http-harakiri stats",
     ],
 )
 def test_known_for_later(names: str) -> None:
