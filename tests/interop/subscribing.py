@@ -184,7 +184,7 @@ def uwsgi_router(where: Path, *options: str, listens: str, name: str = "router")
 def node(
     where: Path,
     *options: str,
-    socket_address: str = "",
+    socket_address: str | None = "",
     name: str = "node",
     program: str = "",
     listens: Sequence[str] | None = None,
@@ -193,22 +193,22 @@ def node(
 ) -> Iterator[Peer]:
     """A uWSGI instance with the workhorse application that announces itself as ``options`` say.
 
-    ``socket_address``: its ``--uwsgi-socket``, else a free TCP address. ``listens``: where it can
-    be reached, if that is not its socket's address. ``before``: options before its socket.
-    Without ``application`` it answers 500. At the end it is killed, as that is quick; ``stop`` lets
-    it say goodbye.
+    ``socket_address``: its ``--uwsgi-socket``, else a free TCP address; None for none of ours.
+    ``listens``: where it can be reached, if that is not its socket's address. ``before``: options
+    before its socket. Without ``application`` it brings its own, or answers 500. At the end it is
+    killed, as that is quick; ``stop`` lets it say goodbye.
     """
     # One thread: with several of them uWSGI 2.0.30 hangs now and then when it is told to end.
-    bound = socket_address or address()
+    bound = [] if socket_address is None else [socket_address or address()]
     # A reload of pyuwsgi starts the interpreter that the virtual environment was made from.
     environ = {} if program else {"PYTHONPATH": sysconfig.get_path("purelib")}
     argv = [program or peers.script("uwsgi"), "--master"]
     if application:
         argv += ["--need-app", "--pythonpath", str(peers.APPS), "--module", "workhorse"]
-    argv += [*before, "--uwsgi-socket", bound, *options]
+    argv += [*before, *(word for each in bound for word in ("--uwsgi-socket", each)), *options]
     with peers.peer(
         argv,
-        [bound] if listens is None else list(listens),
+        bound if listens is None else list(listens),
         where / f"{name}.log",
         stop=signal.SIGKILL,
         environ={"NODE_NAME": name, **environ},
