@@ -96,6 +96,13 @@ class UwsgiRequest(RequestBlock):
         if self.raw_session or self.upgrade:
             self.simple = self.plain = False
 
+    def packet(self, modifier1: int, modifier2: int) -> bytes:
+        """The packet with other modifiers; the variables are untouched."""
+        raw = self.raw
+        if raw[0] == modifier1 and raw[3] == modifier2:
+            return raw
+        return b"%c%b%c%b" % (modifier1, raw[1:3], modifier2, raw[4:])
+
     @property
     def client(self) -> bytes:
         """REMOTE_ADDR where it is an address, else b""."""

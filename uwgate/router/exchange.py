@@ -16,12 +16,13 @@ from uwgate.protocols.http1_response import ResponseHead
 from uwgate.protocols.uwsgi import parse_packet
 from uwgate.router import heads
 from uwgate.router.attempts import SPOOLS, Attempts, Back
+from uwgate.router.balance import Node
 from uwgate.router.errors import Failure
 from uwgate.router.phases import CONNECTING, IDLE, RELAYING, RESOLVING, SENT, SPOOLING, TUNNEL
 from uwgate.router.spool import SpoolFullError
 from uwgate.router.upstream_uwsgi import connect_uwsgi
 
-_SERVER_ERROR = "response-5xx"  # among the errors of a node
+SERVER_ERROR = "response-5xx"  # among the errors of a node
 _PENDING_LIMIT = 65536  # bytes of a body held while a connection is being made
 
 
@@ -67,25 +68,34 @@ class Exchange(Attempts):
         """Begin the same request as the last one, which was plain and repeatable: the usual case,
         where nothing can go wrong that cannot be tried again."""
         gateway = self.gateway
-        if gateway.timed:
+        timed = gateway.timed
+        if timed > 1:
             self._count()
         else:
             gateway.tally.requests += 1
+            if timed:
+                self.started_at = time.monotonic()
         turn = gateway.turn
+        node: Node | None = None
         if turn is not None:
-            self.node = node = turn()
-            if not node.dead_until:
-                self.attempts = 1
-                node.active += 1
-                node.requests += 1
-                if node.idle:
-                    node.idle.pop().begin(self)
-                elif node.one_shot and not gateway.short_connect:
-                    self.phase = CONNECTING
-                    connect_uwsgi(gateway, node, self)
-                else:
-                    self.open(node)
-                return
+            node = turn()
+            if node.dead_until:
+                node = None
+        elif gateway.by_key is not None:
+            node = gateway.by_key.pick(self.block.key or gateway.default_key, self.front.client, ())
+        if node is not None:
+            self.node = node
+            self.attempts = 1
+            node.active += 1
+            node.requests += 1
+            if node.idle:
+                node.idle.pop().begin(self)
+            elif node.one_shot and not gateway.short_connect:
+                self.phase = CONNECTING
+                connect_uwsgi(gateway, node, self)
+            else:
+                self.open(node)
+            return
         self.attempts = 0
         self.node = None
         self.phase = RESOLVING
@@ -228,7 +238,7 @@ class Exchange(Attempts):
             if status < 500:
                 node.note_latency(now - self.started_at)
             else:
-                node.note_error(_SERVER_ERROR)
+                node.note_error(SERVER_ERROR)
 
     def informational(self, head: ResponseHead) -> None:
         """A 1xx response of the node. It does not put off the deadline of the final one."""

@@ -9,17 +9,17 @@ from collections.abc import Callable
 from typing import cast
 
 from uwgate.config.settings import FastSettings
+from uwgate.protocols.http1 import Http1Error
 from uwgate.protocols.uwsgi_request import PacketReader
 from uwgate.protocols.uwsgi_to_http import Translator
 from uwgate.router.facts import RequestLog
 from uwgate.router.fast_client import DONTWAIT
-from uwgate.router.fast_front import GONE, HEAD, SPARES, FastFront
+from uwgate.router.fast_express import Express
+from uwgate.router.fast_front import HEAD, FastFront
 from uwgate.router.front import Connection
 from uwgate.router.gateway import Gateway, Listener
 from uwgate.router.poller import BATCH, READ, Poller
 
-# Data and the FIN of the close behind it go in one segment.
-_LAST = socket.MSG_DONTWAIT | socket.MSG_MORE
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 _FIRST_READ = 16384  # larger packets are rare, and take one more call
 _ROUNDS = 8  # looks at the sockets in a row, before timers and HTTP nodes get their turn
@@ -42,6 +42,7 @@ class FastGateway(Gateway):
         log: Callable[[str], None] = print,
         measured: bool = False,
     ) -> None:
+        self.express = Express(self)  # the first tick comes from within the next line
         super().__init__(
             settings,
             loop=loop,
@@ -58,14 +59,28 @@ class FastGateway(Gateway):
         # Whether requests without a routing key are served, by the fallback nodes.
         self.keyless = settings.fallback_on_no_key and self.fallback is not None
         self.spare_fronts: list[FastFront] = []
-        # Whose whole response is to be sent before the loop polls again: in a burst, as packets to
-        # nodes are (see ``unsent``).
-        self.answered: list[FastFront] = []
+        # Whether requests may take the express way at all. A request log wants facts that it does
+        # not gather, and a short connect timeout is not kept there.
+        self.direct = self.timed < 2 and not self.short_connect
 
     def _on_tick(self, now: float) -> None:
         super()._on_tick(now)
+        self.express.promote_all()
         for front in list(self.fronts):
             cast(FastFront, front).on_tick()
+
+    def drain(self, on_drained: Callable[[], None] | None = None) -> None:
+        self.express.promote_all()
+        super().drain(on_drained)
+
+    async def close(self) -> None:
+        self.draining = True
+        self.express.promote_all()
+        await super().close()
+
+    def snapshot(self) -> dict[str, object]:
+        self.express.promote_all()  # to be counted
+        return super().snapshot()
 
     async def accept(self, listener: Listener) -> Acceptor:
         """Accept uwsgi clients on a socket."""
@@ -81,58 +96,51 @@ class FastGateway(Gateway):
 
     def flush(self) -> None:
         """Send what waits to be sent in a burst."""
+        self.express.flush()
         if self.unsent:
             self.send_packets()
-        if self.answered:
-            self.send_answers()
 
-    def welcome(self, fresh: list[tuple[int, new_socket, bytes | None]]) -> None:
-        """Serve new connections: descriptor, socket, and what has come (``FastFront.first``)."""
-        tally, clients, spare, clock = self.tally, self.clients, self.spare_fronts, self.clock
+    def welcome(self, fresh: list[tuple[new_socket, bytes | None]]) -> None:
+        """Serve new connections: socket, and what has come (``FastFront.first``)."""
+        tally, glance, begin = self.tally, self.packets.glance, self.express.begin
         tally.accepted += len(fresh)
         tally.connections += len(fresh)
-        deadline = self.request_deadline
-        for fd, sock, data in fresh:
-            front = spare.pop() if spare else FastFront(self)
-            clients.add(front)
-            front.fd = fd
-            front.sock = sock
-            front.stage = HEAD
-            front.deadline = deadline
-            if not front.due:
-                clock.watch(front)
+        direct = self.direct and not self.draining
+        turn, by_key = self.turn, self.by_key
+        for sock, data in fresh:
             if data:
                 tally.rx += len(data)
-            front.first(data)
+                try:
+                    request = glance(data) if direct else None
+                except Http1Error:
+                    request = None  # once more, to say what is wrong
+                if request is not None and request.plain:
+                    node = None
+                    if turn is not None:
+                        node = turn()
+                    elif by_key is not None:
+                        node = by_key.pick(request.key, request.client, ())
+                    if node is not None and not node.dead_until:
+                        if node.one_shot and begin(sock, request, node):
+                            continue
+                        front = self.new_front(sock)
+                        front.waiting(request)
+                        front.exchange.serve(request, node)
+                        continue
+            self.new_front(sock).first(data)
 
-    def send_answers(self) -> None:
-        """Send the responses of all fronts in ``answered``, and close them: the usual end."""
-        answered, self.answered = self.answered, []
-        tally, clients, spare = self.tally, self.clients, self.spare_fronts
-        for front in answered:
-            data = front.answer
-            if not data:
-                continue  # cut meanwhile
-            tally.tx += len(data)
-            try:
-                sent = front.sock.send(data, _LAST)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                sent = -1
-            if front.touched or sent != len(data) or len(spare) >= SPARES:
-                front.send_answer(sent)
-                continue
-            front.sock.close()
-            front.fd = -1
-            front.stage = GONE
-            front.answer = b""
-            front.deadline = 0.0
-            clients.discard(front)
-            spare.append(front)
-            tally.connections -= 1
-        if self.draining:
-            self.check_drained()
+    def new_front(self, sock: new_socket) -> FastFront:
+        """A front for an accepted connection."""
+        spare = self.spare_fronts
+        front = spare.pop() if spare else FastFront(self)
+        self.clients.add(front)
+        front.sock = sock
+        front.fd = sock.fileno()
+        front.stage = HEAD
+        front.deadline = self.request_deadline
+        if not front.due:
+            self.clock.watch(front)
+        return front
 
     def field_lines(self, front: Connection) -> bytes:
         """The variables that were header fields, as header fields."""
@@ -171,8 +179,8 @@ class FastPoller(Poller):
                 gateway.flush()
         finally:
             gateway.in_round = False
-            if gateway.unsent or gateway.answered:
-                gateway.flush_soon()
+            if gateway.unsent or gateway.express.departing or gateway.express.answered:
+                gateway.flush_soon()  # an owner has failed
 
 
 class Acceptor:
@@ -195,7 +203,7 @@ class Acceptor:
     def ready(self, events: int) -> None:
         """Clients have connected."""
         gateway, accept, family = self._gateway, self._accept, self._family
-        fresh: list[tuple[int, new_socket, bytes | None]] = []
+        fresh: list[tuple[new_socket, bytes | None]] = []
         for _ in range(_BATCH):
             try:
                 fd = accept()[0]
@@ -216,7 +224,7 @@ class Acceptor:
                 data = None
             except OSError:
                 data = b""
-            fresh.append((fd, sock, data))
+            fresh.append((sock, data))
         # All of them are read before the first is served: each read wakes its client if that
         # sleeps, and the sooner they follow each other the fewer do.
         gateway.welcome(fresh)

@@ -13,9 +13,9 @@ from uwgate.protocols.uwsgi_request import UwsgiRequest
 from uwgate.router.errors import FAILURES, Failure
 from uwgate.router.exchange import Exchange
 from uwgate.router.heads import http_head
-from uwgate.router.phases import CONNECTING, RESOLVING, SPOOLING
+from uwgate.router.phases import RESOLVING, SENT, SPOOLING
 from uwgate.router.spool import Spool
-from uwgate.router.upstream_uwsgi import connect_uwsgi
+from uwgate.router.upstream_uwsgi import UwsgiBack
 
 if TYPE_CHECKING:
     from uwgate.router.balance import Node
@@ -33,37 +33,40 @@ class FastExchange(Exchange):
         super().__init__(gateway, front)
         self.incoming: UwsgiRequest
 
-    def serve(self, request: UwsgiRequest) -> None:
-        """Begin; what follows of a body comes by ``request_data`` and ``request_end``."""
+    def serve(self, request: UwsgiRequest, node: Node | None = None) -> None:
+        """Begin; what follows of a body comes by ``request_data`` and ``request_end``.
+
+        ``node``: picked already, and alive.
+        """
+        self._is(request)
+        self._count()
+        self.attempts = 0
+        self.node = None
+        self.phase = RESOLVING
+        if node is not None:
+            self.dispatch(node)
+        else:
+            self._begin_general()
+
+    def _is(self, request: UwsgiRequest) -> None:
         self.incoming = request
         self.request = request  # type: ignore[assignment]
         self.block = request
         self.packet = b""
         self.raw = self.raw_wanted = request.raw_session
         self.request_ended = not request.length
-        self.plain = plain = request.plain
-        gateway = self.gateway
-        if gateway.timed:
-            self._count()
-        else:
-            gateway.tally.requests += 1
-        turn = gateway.turn
-        if plain and turn is not None and request.key:
-            node = turn()
-            if node.one_shot and not node.dead_until and not gateway.short_connect:
-                # The usual case: nothing but a packet to send.
-                self.node = self.packet_node = node
-                self.packet = self.uwsgi_packet()
-                self.attempts = 1
-                node.active += 1
-                node.requests += 1
-                self.phase = CONNECTING
-                connect_uwsgi(gateway, node, self)
-                return
-        self.attempts = 0
-        self.node = None
-        self.phase = RESOLVING
-        self._begin_general()
+        self.plain = request.plain
+
+    def resume(self, request: UwsgiRequest, node: Node, started: float) -> UwsgiBack:
+        """Take over a request whose packet is sent to ``node`` (see fast_express)."""
+        self._is(request)
+        self.node = node
+        self.attempts = 1
+        self.phase = SENT
+        self.started_at = started
+        self.back = back = UwsgiBack(self.gateway, node)
+        back.exchange = self
+        return back
 
     def _begin_general(self) -> None:
         gateway = cast("FastGateway", self.gateway)
@@ -117,11 +120,9 @@ class FastExchange(Exchange):
         return True
 
     def uwsgi_packet(self) -> bytes:
-        raw, node = self.incoming.raw, self.node
+        node = self.node
         assert node is not None
-        if raw[0] == node.modifier1 and raw[3] == node.modifier2:
-            return raw
-        return b"%c%b%c%b" % (node.modifier1, raw[1:3], node.modifier2, raw[4:])
+        return self.incoming.packet(node.modifier1, node.modifier2)
 
     def clean(self) -> None:
         """Forget what only a longer journey leaves behind."""

@@ -40,7 +40,6 @@ class FastFront(FastClient):
     ``Acceptor`` begins one, ``_close`` ends it and cleans up if more than the usual happened."""
 
     __slots__ = (
-        "answer",
         "buffer",
         "client_port",
         "deadline",
@@ -75,7 +74,6 @@ class FastFront(FastClient):
         self.touched = False
         self.reading = True
         self.eof = self.blocked = self.broken = self.unread = False
-        self.answer = b""  # a whole response, to be sent before the loop polls again
         self.buffer = b""
         self.left = 0  # bytes of a body to come
         self.unframed = False  # only the end of the connection ends the response
@@ -107,22 +105,24 @@ class FastFront(FastClient):
 
     def first(self, data: bytes | None) -> None:
         """What came with the connection: None for nothing yet, b"" for its end."""
-        if data is None:
-            self.watch_socket()
-            return
-        if not data:
-            self.lost()
-            return
-        try:
-            request = self.gateway.packets.glance(data)
-        except Http1Error:
-            request = None  # once more, to say what is wrong
-        if request is not None and request.plain:
-            self.stage = WAIT
-            self.request = request
-            self.exchange.serve(request)
-        else:
+        if data:
             self._head(data)
+        elif data is None:
+            self.watch_socket()
+        else:
+            self.lost()
+
+    def waiting(self, request: UwsgiRequest) -> None:
+        """Take over a request that waits for its node (see fast_express)."""
+        self.touched = True
+        self.request = request
+        self.stage = WAIT
+
+    def send_rest(self, data: bytes, sent: int) -> None:
+        """Take over a whole response of which ``sent`` bytes are gone."""
+        self.gateway.tally.tx += len(data)
+        self.unsent = memoryview(data)[sent:]
+        self._end()
 
     def received(self, data: bytes) -> None:
         """Bytes of the client, at any stage; where it only has to read the end, they are lost."""
@@ -251,38 +251,9 @@ class FastFront(FastClient):
 
     def whole(self, head: ResponseHead, data: bytes, end: int) -> None:
         """A response of known length in one piece, to a plain request; ``data[:end]`` is its head
-        as received: passed on as it is, unless something had to be taken out of it."""
-        if len(head.lines) + len(head.framing) + 2 != end:
-            data = b"".join((head.lines, head.framing, b"\r\n", data[end:]))
-            end = len(head.lines) + len(head.framing) + 2
-        gateway = self.gateway
-        tally = gateway.tally
-        tally.responses[head.status] += 1
-        timed = gateway.timed
-        if timed == 1:
-            tally.seconds += time.monotonic() - self.exchange.started_at
-        elif timed:
-            self.status = head.status
-            self.fields = head.count
-            self.head_bytes = end
-            self.sent_bytes = len(data) - end
-            self.log(None)
-        self.answer = data
-        answered = gateway.answered
-        if not answered:
-            gateway.flush_soon()
-        answered.append(self)
-
-    def send_answer(self, sent: int) -> None:
-        """The rest of a whole response of which ``sent`` bytes are gone; -1: it cannot be sent."""
-        data, self.answer = self.answer, b""
-        if sent < 0:
-            self.lost()
-            return
-        self.touched = True
-        if sent < len(data):
-            self.unsent = memoryview(data)[sent:]
-        self._end()
+        as received."""
+        self.respond(head, data[end:], True)
+        self.end(b"")
 
     def begin(self, head: ResponseHead, data: bytes, end: int) -> None:
         """Head and first body bytes of a response of known length, as received."""
@@ -458,7 +429,6 @@ class FastFront(FastClient):
             return
         self.stage = GONE
         self.close_socket()
-        self.answer = b""
         self.deadline = 0.0
         gateway.clients.discard(self)
         gateway.tally.connections -= 1

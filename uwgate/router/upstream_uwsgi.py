@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 from uwgate.protocols.http1 import Http1Error
 from uwgate.protocols.uwsgi import PacketError
 from uwgate.router.errors import Failure
-from uwgate.router.phases import SENT
+from uwgate.router.phases import CONNECTING, SENT
 from uwgate.router.poller import READ, WRITE
 from uwgate.router.upstream import RAW, SHORTAGES, Back
 
@@ -28,13 +28,32 @@ if TYPE_CHECKING:
     from uwgate.router.exchange import Exchange
     from uwgate.router.gateway import Gateway
 
-_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _UNIX, _TCP, _QUICKACK = int(socket.AF_UNIX), socket.IPPROTO_TCP, socket.TCP_QUICKACK
 _FIRST_READ = 65536
 _NEXT_READ = 262144
 _HIGH_WATER = 65536  # unsent bytes at which the client is asked to wait
 _SPOOL_PIECE = 65536
 _BACKLOG_RETRY = 0.01  # seconds; a unix socket whose backlog is full cannot be waited for
+
+
+def prepare_tcp(sock: new_socket) -> None:
+    """The last step of the handshake waits for the packet and goes with it: one segment less, and
+    the node wakes once."""
+    sock.setsockopt(_TCP, _QUICKACK, 0)
+
+
+def learn_head(gateway: Gateway, node: Node, data: bytes) -> bool:
+    """Make the response head in ``data`` the node's last; False: the general path has to look."""
+    end = data.find(b"\r\n\r\n") + 4
+    if end < 4:
+        return False
+    try:
+        node.last_parsed = gateway.responses.parse(data[:end])
+    except Http1Error:
+        return False
+    node.last_head = data[:end]
+    return True
 
 
 class UwsgiBack(Back):
@@ -66,7 +85,7 @@ class UwsgiBack(Back):
     def connect_to(self, family: int, address: Address, packet: bytes) -> None:
         """Begin to connect to one address of the node; ``send_packet`` follows."""
         try:
-            self.sock = sock = new_socket(family, _STREAM)
+            self.sock = sock = new_socket(family, STREAM)
         except OSError as error:  # no descriptor left, or no such family
             exchange = self.exchange
             if error.errno in SHORTAGES and exchange is not None:
@@ -77,9 +96,7 @@ class UwsgiBack(Back):
         self.fd = sock.fileno()
         try:
             if family != _UNIX:
-                # The last step of the handshake waits for the packet and goes with it: one segment
-                # less, and the node wakes once.
-                sock.setsockopt(_TCP, _QUICKACK, 0)
+                prepare_tcp(sock)
             code = sock.connect_ex(address)
         except OSError as error:  # a path that no address can hold
             code = error.errno or errno.EINVAL
@@ -170,6 +187,41 @@ class UwsgiBack(Back):
         if exchange.spool is not None and not self._unsent:
             self._flush()
 
+    # --- taking over what was begun elsewhere (see fast_express) ------------------------------
+
+    def adopt(self, sock: new_socket, fd: int) -> None:
+        """Take over a connection over which a packet is sent."""
+        self.sock = sock
+        self.fd = fd
+        poller = self.gateway.poller
+        if fd in poller.owners:
+            poller.owners[fd] = self
+            self._events = READ
+
+    def go_on(self, packet: bytes) -> None:
+        """The connection is not made yet: the packet is sent as soon as it is."""
+        exchange = cast("Exchange", self.exchange)
+        exchange.phase = CONNECTING
+        self._unsent = packet
+        self._set_events(READ | WRITE)
+
+    def not_sent(self, packet: bytes, reason: str) -> None:
+        """The connection could not be made: another address, another node."""
+        exchange = cast("Exchange", self.exchange)
+        exchange.phase = CONNECTING
+        self.later_addresses(self.node.addresses[1:])
+        self._close_socket()
+        self._try_next(packet, reason)
+
+    def take(self, data: bytes) -> None:
+        """The first bytes of the response."""
+        self._receive(data)
+
+    def broken(self) -> None:
+        """Receiving has failed."""
+        self._close_socket()
+        self.ended(reset=True)
+
     # --- readiness ----------------------------------------------------------------------------
 
     def ready(self, events: int) -> None:
@@ -197,7 +249,7 @@ class UwsgiBack(Back):
             node = self.node
             last = node.last_head
             if not data.startswith(last):
-                if not self._learn_head(data):
+                if not learn_head(self.gateway, node, data):
                     self._receive(data)
                     return
                 last = node.last_head
@@ -242,18 +294,6 @@ class UwsgiBack(Back):
         self._unsent = packet[sent:]
         self._set_events(READ | WRITE if self._unsent else READ)
         self._connected()
-
-    def _learn_head(self, data: bytes) -> bool:
-        """Make the head in ``data`` the node's last; False: the general path has to look."""
-        end = data.find(b"\r\n\r\n") + 4
-        if end < 4:
-            return False
-        try:
-            self.node.last_parsed = self.gateway.responses.parse(data[:end])
-        except Http1Error:
-            return False
-        self.node.last_head = data[:end]
-        return True
 
     def _receive(self, data: bytes | None = None) -> None:
         """The general case; ``data``: received already."""

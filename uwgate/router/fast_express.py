@@ -1,0 +1,235 @@
+"""The express way through the fastrouter: a whole plain packet in, a whole response out.
+
+Most requests take it, and meet no front, exchange or back on it, only one small object. As soon as
+anything is not as usual (a node that does not answer in one piece or within a tick, or not at all;
+a client that does not take its answer at once) the request is *promoted*: it goes on as if it had
+come by the general way, with all that belongs to it, from exactly where it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from _socket import socket as new_socket  # see upstream_uwsgi
+from typing import TYPE_CHECKING
+
+from uwgate.router.exchange import SERVER_ERROR
+from uwgate.router.poller import READ
+from uwgate.router.upstream_uwsgi import STREAM, learn_head, prepare_tcp
+
+if TYPE_CHECKING:
+    from uwgate.protocols.uwsgi_request import UwsgiRequest
+    from uwgate.router.balance import Node
+    from uwgate.router.fast import FastGateway
+    from uwgate.router.fast_front import FastFront
+    from uwgate.router.upstream_uwsgi import UwsgiBack
+
+# Data and the FIN of the close behind it go in one segment.
+_LAST = socket.MSG_DONTWAIT | socket.MSG_MORE
+_READ_SIZE = 65536
+_SPARES = 256
+_UNIX = int(socket.AF_UNIX)
+
+
+class Hop:
+    """One request on the express way. ``client`` and ``sock`` are the sockets of its two sides,
+    ``fd`` is the descriptor of ``sock``; ``packet`` is what the node gets."""
+
+    __slots__ = (
+        "answer",
+        "client",
+        "fd",
+        "gateway",
+        "node",
+        "packet",
+        "request",
+        "sock",
+        "started",
+        "way",
+    )
+
+    def __init__(self, way: Express) -> None:
+        self.way = way
+        self.gateway = way.gateway
+        self.client: new_socket
+        self.sock: new_socket
+        self.fd = -1
+        self.request: UwsgiRequest
+        self.node: Node
+        self.packet = b""
+        self.answer = b""
+        self.started = 0.0
+
+    def ready(self, events: int) -> None:
+        """The node has answered."""
+        try:
+            data = self.sock.recv(_READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.promote().broken()
+            return
+        node = self.node
+        last = node.last_head
+        if not data.startswith(last):
+            if not learn_head(self.gateway, node, data):
+                self._take_over(data)
+                return
+            last = node.last_head
+        head, end = node.last_parsed, len(last)
+        if head.length != len(data) - end or not head.whole:
+            self._take_over(data)
+            return
+        way, gateway = self.way, self.gateway
+        gateway.poller.owners.pop(self.fd, None)
+        self.sock.close()
+        node.tx += len(data)
+        node.active -= 1
+        gateway.tally.responses[head.status] += 1
+        if gateway.timed:
+            seconds = time.monotonic() - self.started
+            gateway.tally.seconds += seconds
+            if head.status < 500:
+                node.note_latency(seconds)
+            else:
+                node.note_error(SERVER_ERROR)
+        if len(head.lines) + len(head.framing) + 2 != end:
+            # Something had to be taken out of the head.
+            data = b"".join((head.lines, head.framing, b"\r\n", data[end:]))
+        self.answer = data
+        way.answered.append(self)
+
+    def _take_over(self, data: bytes) -> None:
+        """The general way for what ``data`` begins."""
+        back = self.promote()
+        if data:
+            back.take(data)
+        else:
+            back.ready(READ)  # the end of the connection stays where it is
+
+    def promote(self) -> UwsgiBack:
+        """Go on by the general way, the packet being sent; what stands for the node there."""
+        front = self._front()
+        back = front.exchange.resume(self.request, self.node, self.started)
+        back.adopt(self.sock, self.fd)
+        self._recycle()
+        return back
+
+    def _front(self) -> FastFront:
+        front = self.gateway.new_front(self.client)
+        front.waiting(self.request)
+        return front
+
+    def _recycle(self) -> None:
+        spare = self.way.spare
+        if len(spare) < _SPARES:
+            spare.append(self)
+
+
+class Express:
+    """All hops of a worker.
+
+    Packets are sent in a burst and so are answers, before the loop polls again: peers are woken
+    once that would go to sleep between them.
+    """
+
+    __slots__ = ("answered", "departing", "gateway", "spare")
+
+    def __init__(self, gateway: FastGateway) -> None:
+        self.gateway = gateway
+        self.spare: list[Hop] = []
+        self.departing: list[Hop] = []  # connected, or about to be
+        self.answered: list[Hop] = []
+
+    def begin(self, client: new_socket, request: UwsgiRequest, node: Node) -> bool:
+        """Connect to the node; False: not this way."""
+        family, address = node.addresses[0]
+        try:
+            sock = new_socket(family, STREAM)
+        except OSError:
+            return False
+        try:
+            if family != _UNIX:
+                prepare_tcp(sock)
+            code = sock.connect_ex(address)
+        except OSError:  # a path that no address can hold
+            code = errno.EINVAL
+        if code and code != errno.EINPROGRESS:
+            sock.close()
+            return False
+        spare = self.spare
+        hop = spare.pop() if spare else Hop(self)
+        hop.client = client
+        hop.sock = sock
+        hop.request = request
+        hop.node = node
+        hop.packet = request.packet(node.modifier1, node.modifier2)
+        node.active += 1
+        node.requests += 1
+        gateway = self.gateway
+        gateway.tally.requests += 1
+        if gateway.timed:
+            hop.started = time.monotonic()
+        self.departing.append(hop)
+        return True
+
+    def flush(self) -> None:
+        """Send what waits to be sent."""
+        if self.departing:
+            self._depart()
+        if self.answered:
+            self._answer()
+
+    def _depart(self) -> None:
+        departing, self.departing = self.departing, []
+        gateway = self.gateway
+        poller = gateway.poller
+        owners, add = poller.owners, poller.add
+        for hop in departing:
+            sock, packet = hop.sock, hop.packet
+            hop.fd = fd = sock.fileno()
+            try:
+                sent = sock.send(packet)
+            except BlockingIOError:  # still connecting
+                hop.promote().go_on(packet)
+                continue
+            except OSError as error:
+                back = hop.promote()
+                back.not_sent(packet, error.strerror or str(error))
+                continue
+            gateway.tally.node_connects += 1
+            hop.node.rx += sent
+            if sent != len(packet):
+                hop.promote().write(packet[sent:])
+                continue
+            owners[fd] = hop
+            add(fd, READ)
+
+    def _answer(self) -> None:
+        answered, self.answered = self.answered, []
+        tally, spare = self.gateway.tally, self.spare
+        for hop in answered:
+            client, data = hop.client, hop.answer
+            try:
+                sent = client.send(data, _LAST)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                sent = len(data)  # the client is gone
+            if sent == len(data):
+                tally.tx += sent
+                tally.connections -= 1
+                client.close()
+            else:
+                hop._front().send_rest(data, sent)
+            hop.answer = hop.packet = b""
+            if len(spare) < _SPARES:
+                spare.append(hop)
+
+    def promote_all(self) -> None:
+        """Whatever is still under way goes on by the general way."""
+        self.flush()
+        for owner in list(self.gateway.poller.owners.values()):
+            if isinstance(owner, Hop):
+                owner.promote()
