@@ -82,7 +82,7 @@ class Exchange(Attempts):
             if node.dead_until:
                 node = None
         elif gateway.by_key is not None:
-            node = gateway.by_key.pick(self.block.key or gateway.default_key, self.front.client, ())
+            node = gateway.by_key.turn(self.block.key or gateway.default_key)
         if node is not None:
             self.node = node
             self.attempts = 1

@@ -147,6 +147,8 @@ class Gateway:
         hashed = self.subscribed is not None or algo == "hash"
         self.token_of = token_of(settings.hash_by) if hashed else None
         self.sticky: Sticky | None = None
+        # The table, where a request's key is all that may decide.
+        self.by_key = self.subscribed if not self.mountpoints else None
         self.turn = self.resolver.turns()
         self.fallback = NodeGroup(fallback, "wrr", self.clock) if fallback else None
         # Mapped nodes may be of either kind.

@@ -59,6 +59,7 @@ class HttpGateway(Gateway):
         self.short_idle = settings.keepalive_timeout < settings.timeout
         if settings.sticky:
             self.sticky = Sticky(settings.sticky)
+            self.by_key = None
             self.turn = None  # a cookie comes first
         self.has_preface = settings.proxy_protocol or bool(settings.stud_prefix)
         self._trust_cache: dict[bytes, bool] = {}

@@ -40,6 +40,23 @@ class _View(NodeGroup):
         self.by_address = by_address
         self.hits = 0
 
+    def turn(self) -> Node | None:
+        """Whose turn it is, where nodes simply take turns and that one is not marked."""
+        rotation = self._quick
+        if rotation is None:
+            return None
+        cursor, turns = rotation.cursor, rotation.turns
+        node = turns[cursor]
+        if node.dead_until:
+            return None
+        cursor += 1
+        if cursor < len(turns):
+            rotation.cursor = cursor
+        else:
+            rotation.wrap()
+        self.hits += 1
+        return node
+
     def update(self) -> None:
         """``by_address`` was changed."""
         self.replace(list(self.by_address.values()))
@@ -80,6 +97,15 @@ class SubscriptionResolver(Resolver):
         self._report = report
 
     # --- picking ------------------------------------------------------------------------------
+
+    def turn(self, key: str) -> Node | None:
+        """The usual case of ``pick``, in which nothing but the key is looked at; None where there
+        is more to it."""
+        slot = self.table.slots.get(key)
+        if slot is None:
+            return None
+        view: _View | None = slot.view
+        return view.turn() if view is not None else None
 
     def pick(self, key: str, token: bytes, tried: Sequence[Node]) -> Node | None:
         slot = self.table.slots.get(key)
