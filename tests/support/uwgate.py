@@ -21,13 +21,20 @@ class Gateway:
     """One instance. ``address`` is what clients connect to; ``log`` what it has written so far.
 
     ``options`` are command line words. Without ``listen`` it listens on a free TCP port of
-    127.0.0.1; ``listen`` may be another TCP address, a unix path or ``@abstract``.
+    127.0.0.1; ``listen`` may be another TCP address, a unix path or ``@abstract``. ``option``:
+    which gateway listens there.
     """
 
-    def __init__(self, *options: str, listen: str = "", env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *options: str,
+        listen: str = "",
+        env: dict[str, str] | None = None,
+        option: str = "--http",
+    ) -> None:
         self.listen = listen or f"127.0.0.1:{free_port()}"
         self.address = _client_address(self.listen)
-        self.command = [sys.executable, "-m", "uwgate", "--http", self.listen, *options]
+        self.command = [sys.executable, "-m", "uwgate", option, self.listen, *options]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._stopped = False
         try:
@@ -130,10 +137,10 @@ def _client_address(listen: str) -> Address:
 
 @contextmanager
 def running(
-    *options: str, listen: str = "", env: dict[str, str] | None = None
+    *options: str, listen: str = "", env: dict[str, str] | None = None, option: str = "--http"
 ) -> Iterator[Gateway]:
     """A gateway for the length of a ``with`` block; stopped and checked at its end."""
-    gateway = Gateway(*options, listen=listen, env=env)
+    gateway = Gateway(*options, listen=listen, env=env, option=option)
     try:
         yield gateway
     except BaseException:
