@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from support.client import Client, Reply
 from support.uwgate import Gateway, running
 from support.waiting import free_port, wait_until
@@ -338,6 +340,54 @@ class Relay:
 
         wait_until(lambda: len(those()) >= count, f"{count} datagrams", 20)
         return those()[count - 1]
+
+
+class Keys:
+    """``public``: the router's directory. ``private``: the node's key file, made in ``where``."""
+
+    def __init__(self, where: Path, public: Path, kind: str = "rsa") -> None:
+        self.where = where
+        self.public = public
+        self.public.mkdir(exist_ok=True)
+        self.private = self.make("node", kind, KEY)
+
+    def make(self, name: str, kind: str = "rsa", key: str = "") -> Path:
+        """A private key file; its public one becomes that of ``key``."""
+        made: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+        if kind == "rsa":
+            made = rsa.generate_private_key(65537, 2048)
+        else:
+            made = ec.generate_private_key(ec.SECP256R1())
+        path = self.where / f"{name}.pem"
+        path.write_bytes(
+            made.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        path.chmod(0o644)
+        if key:
+            public = made.public_key().public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+            (self.public / f"{key.replace(':', '_')}.pem").write_bytes(public)
+        return path
+
+
+def announce_once(server: str, key: str, node_address: str, *options: str) -> None:
+    """One announcement, sent by ``uwgate announce``."""
+    words = ["--server", server, "--key", key, "--addr", node_address, "--once", *options]
+    done = subprocess.run(
+        [sys.executable, "-m", "uwgate", "announce", *words],
+        cwd=peers.ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def flipped(datagram: bytes) -> bytes:

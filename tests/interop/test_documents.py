@@ -10,7 +10,7 @@ import pytest
 from interop.peers import ROOT, check
 
 BLOCK = re.compile(r"(?ms)^```(ini|yaml|json|xml)\n(.*?)^```$")
-PAGES = ["recipes.md", "websockets.md"]
+PAGES = ["recipes.md", "subscriptions.md", "websockets.md"]
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -25,7 +25,8 @@ def test_configurations_of_a_page(page: str, tmp_path: Path) -> None:
     code = ROOT / "examples" / "code_router.py"
     for number, (kind, text) in enumerate(found):
         path = tmp_path / f"{number}.{kind}"
-        path.write_text(text.replace("/etc/uwgate/code_router.py", str(code)))
+        text = text.replace("/etc/uwgate/code_router.py", str(code))
+        path.write_text(text.replace("/etc/uwgate/keys", str(tmp_path)))
         done = check([str(path)])
         assert done.returncode == 0, text + done.stdout + done.stderr
         assert "unknown" not in done.stdout + done.stderr, text + done.stderr

@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import re
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,11 +19,16 @@ from support.waiting import free_port, wait_until
 
 from interop.observing import probe, stats, wait_ready
 from interop.peers import ROOT, Peer, check, uwgate
+from interop.subscribing import Keys, announce_once
+from interop.subscribing import address as free_datagram_address
+from interop.subscribing import node as uwsgi_node
+from uwgate.subscriptions.packet import decode
 
 EXAMPLES = ROOT / "examples"
 TCP = re.compile(r"(?<![0-9.])(127\.0\.0\.1|0\.0\.0\.0):([0-9]+)")
 HTTP_PORTS = range(9000, 9010)
 NODE_PORTS = range(3031, 3040)
+DATAGRAM_PORTS = range(4040, 4050)
 SOCKETS = ("blue", "green", "red", "one.example", "two.example")
 
 
@@ -33,6 +39,7 @@ class Stage:
         self.where = where
         self.nodes: dict[str, Node] = {}
         self.addresses: dict[str, str] = {}
+        self.datagrams: dict[str, str] = {}
         self.run = where / "run"
         self.run.mkdir()
         for name in SOCKETS:
@@ -53,6 +60,8 @@ class Stage:
     def _address(self, match: re.Match[str]) -> str:
         """A node for the ports of nodes, a free port for what the example listens on."""
         text, port = match[0], int(match[2])
+        if port in DATAGRAM_PORTS:
+            return self.datagrams.setdefault(text, free_datagram_address())
         if port not in HTTP_PORTS and port not in NODE_PORTS:
             return self.addresses.setdefault(text, f"127.0.0.1:{free_port()}")
         if text not in self.nodes:
@@ -63,6 +72,7 @@ class Stage:
         own = {"uid": pwd.getpwuid(os.getuid()).pw_name, "gid": grp.getgrgid(os.getgid()).gr_name}
         text = TCP.sub(self._address, text)
         text = text.replace("/run/app", str(self.run))
+        text = text.replace("/etc/uwgate/keys", str(self.where))
         text = text.replace("@app2", self.nodes["@app2"].address)
         return re.sub(r"(?m)^(uid|gid) = .*", lambda m: f"{m[1]} = {own[m[1]]}", text)
 
@@ -176,6 +186,40 @@ def many_sites(stage: Stage, running: Peer) -> None:
         assert (seen.modifier1, seen.var(b"DEPLOYMENT")) == (5, b"many-sites")
 
 
+def subscriptions(stage: Stage, running: Peer) -> None:
+    server = stage.datagrams["127.0.0.1:4040"]
+    with uwsgi_node(stage.where, "--subscribe-to", f"{server}:example.com") as instance:
+        wait_until(lambda: stage.ask(host="example.com").status == 200, "it is served")
+        address = stage.addresses["127.0.0.1:9191"]
+        (slot,) = stats(address)["subscriptions"]
+        assert (slot["key"], slot["algo"]) == ("example.com", "lrc")
+        assert [each["name"] for each in slot["nodes"]] == [instance.address]
+    assert stage.ask(host="other.example").status == 503
+    wait_until((stage.run / "subscriptions.state").exists, "the state is written")
+
+
+def signed_subscriptions(stage: Stage, running: Peer) -> None:
+    server = stage.datagrams["127.0.0.1:4040"]
+    private = Keys(stage.where, stage.where).make("mine", key="example.com")
+    announced = stage.nodes["blue"]
+    announce_once(server, "example.com", announced.address)
+    wait_until(lambda: "refused: unsigned" in running.logged, "it has to be signed")
+    assert stage.ask(host="example.com").status == 503
+    announce_once(server, "example.com", announced.address, "--sign", f"SHA256:{private}")
+    wait_until(lambda: stage.ask(host="example.com").status == 200, "it is served")
+    assert stage.seen("blue")
+
+
+def federation(stage: Stage, running: Peer) -> None:
+    host, _, port = stage.datagrams["127.0.0.1:4040"].rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as above:
+        above.bind((host, int(port)))
+        above.settimeout(10)
+        announce_once(stage.datagrams["127.0.0.1:4041"], "example.com", "127.0.0.1:1")
+        heard = decode(above.recv(65536))
+    assert (heard.key, heard.address) == ("example.com", stage.addresses["127.0.0.1:3017"])
+
+
 TESTS: dict[str, Callable[[Stage, Peer], None]] = {
     "one-node.ini": one_node,
     "several-nodes.ini": several_nodes,
@@ -188,6 +232,9 @@ TESTS: dict[str, Callable[[Stage, Peer], None]] = {
     "limits.ini": limits,
     "observability.ini": observability,
     "many-sites.ini": many_sites,
+    "subscriptions.ini": subscriptions,
+    "signed-subscriptions.ini": signed_subscriptions,
+    "federation.ini": federation,
 }
 
 

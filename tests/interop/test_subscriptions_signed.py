@@ -11,14 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from support.waiting import wait_until
 
 from interop.observing import wait_ready
 from interop.peers import Peer
 from interop.subscribing import (
     KEY,
+    Keys,
     Relay,
     Router,
     flipped,
@@ -29,39 +28,6 @@ from interop.subscribing import (
 )
 
 
-class Keys:
-    """``public``: the router's directory. ``private``: the node's key file."""
-
-    def __init__(self, where: Path, kind: str = "rsa") -> None:
-        self.where = where
-        self.public = where / "public"
-        self.public.mkdir()
-        self.private = self.make("node", kind, KEY)
-
-    def make(self, name: str, kind: str = "rsa", key: str = "") -> Path:
-        """A private key file; its public one becomes that of ``key``."""
-        made: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
-        if kind == "rsa":
-            made = rsa.generate_private_key(65537, 2048)
-        else:
-            made = ec.generate_private_key(ec.SECP256R1())
-        path = self.where / f"{name}.pem"
-        path.write_bytes(
-            made.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        path.chmod(0o644)
-        if key:
-            public = made.public_key().public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
-            (self.public / f"{key.replace(':', '_')}.pem").write_bytes(public)
-        return path
-
-
 @pytest.fixture
 def program() -> str:
     return signing_uwsgi()
@@ -69,7 +35,7 @@ def program() -> str:
 
 @pytest.fixture
 def keys(tmp_path: Path, program: str) -> Keys:
-    return Keys(tmp_path)
+    return Keys(tmp_path, tmp_path / "public")
 
 
 @contextlib.contextmanager
@@ -91,7 +57,7 @@ def signed(server: str, private: Path, digest: str = "SHA256", key: str = KEY) -
     [("SHA256", "rsa"), ("sha512", "rsa"), ("SHA1", "rsa"), ("SHA256", "ec")],
 )
 def test_right_key(digest: str, kind: str, program: str, tmp_path: Path) -> None:
-    keys = Keys(tmp_path, kind)
+    keys = Keys(tmp_path, tmp_path / "public", kind)
     with checking(keys, digest=digest) as gate:
         words = signed(gate.server, keys.private, digest)
         with node(tmp_path, *words, "--subscribe-freq", "1", program=program) as instance:
