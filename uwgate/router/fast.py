@@ -119,7 +119,7 @@ class FastGateway(Gateway):
                     if turn is not None:
                         node = turn()
                     elif by_key is not None:
-                        node = by_key.pick(request.key, request.client, ())
+                        node = by_key.turn(request.key)
                     if node is not None and not node.dead_until:
                         if node.one_shot and begin(sock, request, node):
                             continue
