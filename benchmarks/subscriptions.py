@@ -29,7 +29,7 @@ from benchmarks.subscription_traffic import Rate
 from benchmarks.tools import Tools, find_tools
 from benchmarks.workloads import WORKLOADS
 
-LEAST_RATE = 100_000.0  # unsigned announcements a CPU-second
+LEAST_RATE = 100_000.0  # unsigned announcements of known nodes a CPU-second
 MOST_BYTES = 600.0  # of the master, a node
 MOST_LOOKUP = 2_000.0  # nanoseconds
 MOST_GROWTH = 2.0  # of a look-up, from one key to a million; what caches do not hold is in it
@@ -94,7 +94,7 @@ def rates(run: Run) -> Iterator[Figure]:
             nodes,
         )
         rate = run.median_rate(measure)
-        limit = None if kind == "garbage" else LEAST_RATE
+        limit = None if kind in ("join", "garbage") else LEAST_RATE
         yield Figure(f"packets, {text}", rate.per_cpu, "/s", limit, True, _remarks(rate))
     with tempfile.TemporaryDirectory(dir=run.directory) as name:
         signed = functools.partial(
