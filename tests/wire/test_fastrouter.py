@@ -53,9 +53,11 @@ class Fast:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fast]:
     listen = str(tmp_path_factory.mktemp("fast") / "router.sock")
-    with RawUwsgiNode("unix") as node:
-        with fastrouter("--fastrouter-to", node.spec, listen=listen) as gateway:
-            yield Fast(gateway, node)
+    with (
+        RawUwsgiNode("unix") as node,
+        fastrouter("--fastrouter-to", node.spec, listen=listen) as gateway,
+    ):
+        yield Fast(gateway, node)
 
 
 @pytest.fixture
@@ -230,16 +232,18 @@ def test_post_buffering_takes_the_whole_body_first(tmp_path: Path, size: int) ->
     options = ["--fastrouter-post-buffering", "1000"]
     options += ["--fastrouter-post-buffering-dir", str(tmp_path)]
     data = post(b"x" * size)
-    with RawUwsgiNode("unix") as node:
-        with fastrouter("--fastrouter-to", node.spec, *options) as gateway:
-            with gateway.connect() as client:
-                client.send(data[:-1])
-                assert ask(gateway, request()).status == 200
-                assert node.accepted == 1  # no connection yet for the body
-                client.send(data[-1:])
-                assert client.read_response().status == 200
-            assert node.seen[1].raw == data
-            assert not list(tmp_path.iterdir())  # unlinked from the start
+    with (
+        RawUwsgiNode("unix") as node,
+        fastrouter("--fastrouter-to", node.spec, *options) as gateway,
+    ):
+        with gateway.connect() as client:
+            client.send(data[:-1])
+            assert ask(gateway, request()).status == 200
+            assert node.accepted == 1  # no connection yet for the body
+            client.send(data[-1:])
+            assert client.read_response().status == 200
+        assert node.seen[1].raw == data
+        assert not list(tmp_path.iterdir())  # unlinked from the start
 
 
 def test_a_buffered_body_is_sent_to_another_node(tmp_path: Path) -> None:
@@ -309,7 +313,10 @@ def test_the_length_ends_a_response_not_the_node(pair: Fast) -> None:
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc",
         ),
-        (b"HTTP/1.1 304 Not Modified\r\nX: y\r\n\r\n", b"HTTP/1.1 304 Not Modified\r\nX: y\r\n\r\n"),
+        (
+            b"HTTP/1.1 304 Not Modified\r\nX: y\r\n\r\n",
+            b"HTTP/1.1 304 Not Modified\r\nX: y\r\n\r\n",
+        ),
         (
             b"HTTP/1.1 100 Continue\r\n\r\n" + response(b"ok"),
             response(b"ok"),
@@ -379,7 +386,8 @@ def test_a_reset_by_the_node(pair: Fast) -> None:
 
 def test_a_response_cut_short_does_not_look_complete() -> None:
     with RawUwsgiNode() as node, fastrouter("--fastrouter-to", node.spec) as gateway:
-        for raw in (response(b"abc")[:-1], b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\na"):
+        chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\na"
+        for raw in (response(b"abc")[:-1], chunks):
             node.play(closing(raw))
             with gateway.connect() as client:
                 client.send(request())
