@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from support.client import Client as RawClient
 from support.client import Reply
+from support.fast import post
 from support.nodes import Node, RawHttpNode, RawUwsgiNode, SeenUwsgi
 from support.waiting import free_port, wait_until
 
@@ -115,6 +116,16 @@ def several_nodes(stage: Stage, running: Peer) -> None:
         stage.nodes.pop(name).close()
     assert stage.ask().status == 200
     assert len(stage.nodes["127.0.0.1:3039"].seen) == 1
+
+
+def fastrouter(stage: Stage, running: Peer) -> None:
+    name, _, port = stage.addresses["127.0.0.1:3017"].rpartition(":")
+    for _ in range(4):
+        with RawClient((name, int(port))) as client:
+            client.send(post(b"body"))
+            assert client.read_response().body == b"POST /x 4"
+    assert len(stage.seen("127.0.0.1:3031")) + len(stage.seen("blue")) == 4
+    assert stage.seen("127.0.0.1:3031")
 
 
 def http_nodes(stage: Stage, running: Peer) -> None:
@@ -222,6 +233,7 @@ def federation(stage: Stage, running: Peer) -> None:
 
 TESTS: dict[str, Callable[[Stage, Peer], None]] = {
     "one-node.ini": one_node,
+    "fastrouter.ini": fastrouter,
     "several-nodes.ini": several_nodes,
     "http-nodes.yaml": http_nodes,
     "websockets.json": websockets,
