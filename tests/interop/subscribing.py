@@ -227,10 +227,26 @@ def subscribe(router: Router, key: str = KEY, freq: int = 0) -> tuple[str, ...]:
     return (*words, "--subscribe-freq", str(freq)) if freq else words
 
 
+def wait_idle(instance: Peer) -> None:
+    """Wait until uWSGI's master sleeps until its next second.
+
+    Its signal handlers say goodbye, and while it signs an announcement they send that unsigned.
+    """
+    status = Path(f"/proc/{instance.process.pid}/stat")
+
+    def asleep() -> bool:
+        return status.read_text().rpartition(")")[2].split()[0] == "S"
+
+    wait_until(asleep, "the master sleeps")
+
+
 def stop(instance: Peer) -> None:
-    """SIGINT, and wait for the end: without ``die-on-term`` SIGTERM would be a reload."""
+    """SIGINT, upon which it says goodbye: without ``die-on-term`` SIGTERM would be a reload.
+
+    Its end is not waited for: a worker that was starting just then does not hear of it.
+    """
+    wait_idle(instance)
     instance.process.send_signal(signal.SIGINT)
-    assert instance.process.wait(20) == 0, instance.logged
 
 
 def kill_all(instance: Peer) -> None:

@@ -213,6 +213,7 @@ def test_subscriptions_blocked_by_the_fifo(tmp_path: Path) -> None:
             gate.unserved()
             assert accepts(instance.address)
             stop(instance)
+            assert instance.process.wait(20) == 0
         assert f"node left: {instance.address}" not in gate.log
 
 
@@ -280,8 +281,8 @@ def test_comes_back_at_the_same_address(gate_router: Router, tmp_path: Path) -> 
             gate_router.joined(where, times=times)
             wait_until(lambda name=name: gate_router.name() == name, "it serves")
             stop(instance)
-        gate_router.left(where, times=times)
-        gate_router.unserved()
+            gate_router.left(where, times=times)
+            gate_router.unserved()
 
 
 def test_worker_of_the_router_dies(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from interop.subscribing import (
     router,
     signing_uwsgi,
     stop,
+    wait_idle,
 )
 
 
@@ -216,18 +217,12 @@ def test_comes_back_in_the_same_second(keys: Keys, program: str, tmp_path: Path)
     ):
         gate.served()
         for times in (1, 2):
-            # While uWSGI signs an announcement, its signal handler sends an unsigned goodbye.
             relay.wait(2 * times)
-            wait_until(lambda: asleep(instance), "the master waits for its next second")
+            wait_idle(instance)
             instance.process.send_signal(signal.SIGTERM)
             gate.left(instance.address, times=times)
             gate.joined(instance.address, times=times + 1, seconds=4)
             gate.served()
-
-
-def asleep(instance: Peer) -> bool:
-    status = Path(f"/proc/{instance.process.pid}/stat").read_text()
-    return status.rpartition(")")[2].split()[0] == "S"
 
 
 def test_four_workers_know_signed_nodes(keys: Keys, program: str, tmp_path: Path) -> None:
