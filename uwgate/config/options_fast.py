@@ -245,10 +245,9 @@ _BODIES = (
         "fastrouter-post-buffering-dir",
         Kind.STRING,
         _TOPIC,
-        "Directory of those temporary files (uWSGI ignores it).",
+        "Directory of those temporary files, if not the system's (uWSGI ignores it).",
         parse=values.filename,
         unit="directory",
-        default="$TMPDIR",
     ),
     Option(
         "fastrouter-max-spool",

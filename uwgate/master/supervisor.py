@@ -223,7 +223,7 @@ class Supervisor:
                     if wanted not in (None, have):
                         raise StartError(f"{plan.name}-{kind} = {wanted}: only root may change it")
         elif any(plan.uid in (None, 0) for plan in self._plans.values()):
-            self._log.line("running as root: set uid and gid, or http-uid and http-gid")
+            self._log.line("running as root: set uid and gid, or those of each gateway")
 
     # -- signals -------------------------------------------------------------------------------
 

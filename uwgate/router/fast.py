@@ -84,7 +84,8 @@ class FastGateway(Gateway):
 
     async def accept(self, listener: Listener) -> Acceptor:
         """Accept uwsgi clients on a socket."""
-        return Acceptor(self, listener.sock)
+        # Who is cheap stops and begins again.
+        return Acceptor(self, listener.sock.dup() if self.settings.cheap else listener.sock)
 
     def make_poller(self) -> Poller:
         self.in_round = False  # packets and answers will be sent without being asked for

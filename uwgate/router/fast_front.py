@@ -13,6 +13,7 @@ from uwgate.protocols.http1 import Http1Error
 from uwgate.protocols.http1_request import RequestBlock
 from uwgate.protocols.http1_response import UNTIL_CLOSE as NO_LENGTH
 from uwgate.protocols.http1_response import ResponseHead
+from uwgate.protocols.uwsgi import header_name
 from uwgate.protocols.uwsgi_request import UwsgiRequest
 from uwgate.router import responder
 from uwgate.router.errors import FAILURES, Failure
@@ -91,6 +92,14 @@ class FastFront(FastClient):
     def client(self) -> bytes:
         """Whom the front server serves (REMOTE_ADDR), b"" where it is no address."""
         return self.request.client if self.request is not None else b""
+
+    def field(self, name: bytes) -> bytes:
+        """The value of the request's field ``name`` (lower case; several joined), b"" without."""
+        if self.request is None:
+            return b""
+        wanted = header_name(name)
+        found = [value for key, value in self.request.items if key == wanted]
+        return b"; ".join(found) if name == b"cookie" else b", ".join(found)
 
     @property
     def scheme(self) -> bytes:
