@@ -272,6 +272,7 @@ def test_four_workers_are_one_router(tmp_path: Path) -> None:
             wait_until(lambda: set(gate.names(40)) == {"first", "second"}, "both serve")
             assert "" not in gate.names(40)
             stop(first)
+            gate.left(first.address)
         wait_until(lambda: set(gate.names(40)) == {"second"}, "the first one is gone")
 
 
