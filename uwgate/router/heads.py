@@ -72,9 +72,11 @@ def uwsgi_packet(exchange: Exchange) -> bytes:
     else:
         extra = exchange.extra_variables + _uncommon_variables(exchange)
     if modifier1 == 123:
-        # uWSGI's mark of a node that wants the bare connection; it is never on the wire.
+        # uWSGI's mark of a node that wants the bare connection; it is never on the wire. Only who
+        # configures this router may say so: what follows on the connection is not for such a node
+        # alone, and whoever announces one key would get the requests for the others.
         modifier1 = 0
-        if exchange.request_ended:
+        if exchange.request_ended and (not node.key or settings.modifier1):
             exchange.raw, exchange.plain = True, False
     return packet(
         modifier1,

@@ -134,6 +134,10 @@ class Registry:
             announcement.key = announcement.key.rstrip("/") or announcement.key
             told = announcement.address
             announcement.address = with_host(told, sender)
+            if announcement.address != told and self._must_sign(credentials):
+                # Else whoever recorded the packet would send it again, and be the node.
+                text = f"{announcement.key}: the signature covers no host in {told}"
+                raise AnnouncementError("bad-address", f"{text}; expected HOST:PORT")
             if announcement.command == UNSUBSCRIBE:
                 self._withdraw(announcement, credentials)
             else:
@@ -144,6 +148,9 @@ class Registry:
                 self._announce(announcement, digest, sender, credentials)
         except AnnouncementError as error:
             self._refuse(error.word, f"{error} (from {sender})")
+
+    def _must_sign(self, credentials: Credentials | None) -> bool:
+        return self._identity.signs and not self._identity.exempt(credentials)
 
     def _announce(
         self,
@@ -161,7 +168,7 @@ class Registry:
             raise Refused("too-many-keys", f"{key}: there are {self.settings.max_keys} keys")
         identity = self._identity
         identity.check_credentials(key, credentials)
-        signed = identity.signs and not identity.exempt(credentials)
+        signed = self._must_sign(credentials)
         if signed:
             # First what costs nothing.
             identity.check_time(announcement, member.unix if member is not None else 0)
@@ -257,7 +264,7 @@ class Registry:
         key, address = announcement.key, announcement.address
         member = self.table.find(key, address)
         identity = self._identity
-        signed = identity.signs and not identity.exempt(credentials)
+        signed = self._must_sign(credentials)
         if member is None and not (signed and self.departed.knows(key, address)):
             return
         identity.check_credentials(key, credentials)
