@@ -20,6 +20,7 @@ from uwgate.demo.nodes import serve
 from uwgate.master.privileges import die_with_parent
 
 _HOST = "127.0.0.1"
+_KEY = "demo"  # whatever name the router is called by
 _DRAIN = "2"  # seconds; the demo's event stream would never end by itself
 
 
@@ -41,22 +42,29 @@ def _check_free(port: int) -> None:
             raise OSError(f"{_HOST}:{port} cannot be had: {error.strerror}") from error
 
 
-def _fork_nodes(http: socket.socket, uwsgi: socket.socket) -> int:
-    """Start the process that serves both nodes; its pid."""
+def _free_datagram_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind((_HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _fork_nodes(http: socket.socket, uwsgi: socket.socket, server: int) -> int:
+    """Start the process that serves both nodes, and announces them to the UDP port ``server``; its
+    pid."""
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _be_nodes(parent, http, uwsgi)
+        _be_nodes(parent, http, uwsgi, server)
     return pid
 
 
-def _be_nodes(parent: int, http: socket.socket, uwsgi: socket.socket) -> NoReturn:
+def _be_nodes(parent: int, http: socket.socket, uwsgi: socket.socket, server: int) -> NoReturn:
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's Ctrl-C; it will tell us
         die_with_parent()
         if os.getppid() == parent:
-            asyncio.run(serve(http, uwsgi))
+            asyncio.run(serve(http, uwsgi, _KEY, (_HOST, server)))
         code = 0
     finally:
         # Not sys.exit: below us on the stack is the router's side of this program.
@@ -66,13 +74,15 @@ def _be_nodes(parent: int, http: socket.socket, uwsgi: socket.socket) -> NoRetur
 def _say(port: int, stats: int) -> None:
     base = f"http://{_HOST}:{port}"
     print(f"""
-uwgate demo: {base}/ is served by two nodes in turn, one over HTTP, one over uwsgi.
+uwgate demo: {base}/ is served by two nodes in turn, one over HTTP, one over uwsgi, which
+announced themselves.
 
   in a browser      {base}/             who answered, what it saw, events, a WebSocket
   what a node saw   curl {base}/seen -d 'a body'
   a stream          curl -N {base}/stream
   refused           curl -i {base}/ -H 'Content-Length: +1'
   statistics        curl http://{_HOST}:{stats}/         uwsgitop {_HOST}:{stats}
+  who serves what   uwgate nodes {_HOST}:{stats}
   metrics           curl http://{_HOST}:{stats}/metrics
 
 Ctrl-C stops it. Another port: make demo PORT=9000
@@ -90,13 +100,14 @@ def main() -> int:
               file=sys.stderr)  # fmt: skip
         return 1
     with socket.create_server((_HOST, 0)) as http, socket.create_server((_HOST, 0)) as uwsgi:
-        nodes = _fork_nodes(http, uwsgi)
-        http_node = f"http://{_HOST}:{http.getsockname()[1]}"
-        uwsgi_node = f"{_HOST}:{uwsgi.getsockname()[1]}"
+        server = _free_datagram_port()
+        nodes = _fork_nodes(http, uwsgi, server)
     try:
         _say(port, stats)
         return cli.main([
-            "--http", f"{_HOST}:{port}", "--http-to", http_node, "--http-to", uwsgi_node,
+            "--http", f"{_HOST}:{port}", "--http-cheap",
+            "--http-subscription-server", f"{_HOST}:{server}",
+            "--http-subscription-fallback-key", _KEY,
             "--http-stats", f"{_HOST}:{stats}", "--http-log",
             "--http-drain-timeout", _DRAIN,
         ])  # fmt: skip

@@ -15,18 +15,49 @@ from uwgate.demo import websocket
 from uwgate.demo.pages import Page, Request, page, stream
 from uwgate.protocols.chunked import ChunkedReader, encode_chunk, last_chunk
 from uwgate.protocols.uwsgi import PacketError, parse_packet
+from uwgate.subscriptions.packet import UNSUBSCRIBE, Announcement, encode
 
 _READ = 65536
 _HEAD_LIMIT = 1 << 20
+# Seconds between announcements: at first the router may not be there yet.
+_FIRST_PAUSE, _PAUSE = 0.1, 5.0
 
 
-async def serve(http: socket.socket, uwsgi: socket.socket) -> None:
-    """Serve both nodes on bound, listening sockets until SIGTERM."""
+async def serve(
+    http: socket.socket, uwsgi: socket.socket, key: str, server: tuple[str, int]
+) -> None:
+    """Serve both nodes on bound, listening sockets until SIGTERM, and announce them for ``key``
+    to the subscription server."""
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     await asyncio.start_server(_http_connection, sock=http, limit=_HEAD_LIMIT)
     await asyncio.start_server(_uwsgi_connection, sock=uwsgi, limit=_HEAD_LIMIT)
-    await stopped.wait()
+    await _announce(stopped, http, uwsgi, key, server)
+
+
+async def _announce(
+    stopped: asyncio.Event,
+    http: socket.socket,
+    uwsgi: socket.socket,
+    key: str,
+    server: tuple[str, int],
+) -> None:
+    """What any node does to join: a small packet now and then, and one more to say goodbye."""
+    host, port = http.getsockname()
+    nodes = [Announcement(key, f"{host}:{port}", protocol="http")]
+    host, port = uwsgi.getsockname()
+    nodes.append(Announcement(key, f"{host}:{port}"))
+    pause = _FIRST_PAUSE
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        while not stopped.is_set():
+            for node in nodes:
+                sock.sendto(encode(node), server)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopped.wait(), pause)
+            pause = min(2 * pause, _PAUSE)
+        for node in nodes:
+            node.command = UNSUBSCRIBE
+            sock.sendto(encode(node), server)
 
 
 @contextlib.asynccontextmanager
