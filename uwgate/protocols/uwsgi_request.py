@@ -47,6 +47,11 @@ _VISIBLE = re.compile(rb"[\x21-\x7e]+")
 _ADDRESS = re.compile(rb"[0-9A-Fa-f:.]{2,45}")
 
 
+def with_modifiers(packet: bytes, modifier1: int, modifier2: int) -> bytes:
+    """The packet with these modifiers; the variables are untouched."""
+    return b"%c%b%c%b" % (modifier1, packet[1:3], modifier2, packet[4:])
+
+
 class UwsgiRequest(RequestBlock):
     """One request as its packet says. It stands for both halves of a request head (`RequestLine`
     and `RequestBlock`): what HTTP says beside that is constant here.
@@ -101,7 +106,7 @@ class UwsgiRequest(RequestBlock):
         raw = self.raw
         if raw[0] == modifier1 and raw[3] == modifier2:
             return raw
-        return b"%c%b%c%b" % (modifier1, raw[1:3], modifier2, raw[4:])
+        return with_modifiers(raw, modifier1, modifier2)
 
     @property
     def client(self) -> bytes:
@@ -187,28 +192,30 @@ class PacketReader:
         self._layouts: dict[int, _Layout] = {}  # length of the head -> the last one of that length
         self._keys: dict[bytes, str] = {}
 
-    def glance(self, data: bytes) -> UwsgiRequest | None:
-        """The request, if ``data`` is one whole packet whose tail is known and whose head is laid
-        out as another of that length was; None: `read` has to look.
+    def glance(self, data: bytes) -> str:
+        """The routing key, if ``data`` is one whole plain packet whose tail is known and whose head
+        is laid out as another of that length was; "": `read` has to look.
 
         Requests whose paths have the same length have their variables in the same places. So the
         head is compared with that other one in everything but the values, all bytes at once; where
-        it is the same, the values are where they were. Raises Http1Error as `read` does.
+        it is the same, the values are where they were.
         """
         cut = data.find(_MARK, 4)
         layout = self._layouts.get(cut)
         if layout is None:
-            return None
+            return ""
         tail = self._known.get(data[cut:])
-        if tail is None or not tail.key or len(data) != 4 + data[1] + (data[2] << 8):
-            return None
+        if tail is None or len(data) != 4 + data[1] + (data[2] << 8):
+            return ""
         head = data[:cut]
         if int.from_bytes(head, "little") & layout.mask != layout.fixed:
             layout.chances -= 1
             if layout.chances < 0:
                 del self._layouts[cut]
-            return None
-        return UwsgiRequest(data, tail.key, head[layout.method], head[layout.size], tail.found)
+            return ""
+        if head[layout.size] or head[layout.method] == b"HEAD":
+            return ""
+        return tail.key
 
     def read(self, packet: bytes) -> UwsgiRequest:
         """The meaning of one whole packet (header and variables, nothing behind).

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import cast
 
 from uwgate.config.settings import FastSettings
-from uwgate.protocols.http1 import Http1Error
 from uwgate.protocols.uwsgi_request import PacketReader
 from uwgate.protocols.uwsgi_to_http import Translator
 from uwgate.router.facts import RequestLog
@@ -111,19 +110,17 @@ class FastGateway(Gateway):
         for sock, data in fresh:
             if data:
                 tally.rx += len(data)
-                try:
-                    request = glance(data) if direct else None
-                except Http1Error:
-                    request = None  # once more, to say what is wrong
-                if request is not None and request.plain:
+                key = glance(data) if direct else ""
+                if key:
                     node = None
                     if turn is not None:
                         node = turn()
                     elif by_key is not None:
-                        node = by_key.turn(request.key)
+                        node = by_key.turn(key)
                     if node is not None and not node.dead_until:
-                        if node.one_shot and begin(sock, request, node):
+                        if node.one_shot and begin(sock, data, node):
                             continue
+                        request = self.packets.read(data)
                         front = self.new_front(sock)
                         front.waiting(request)
                         front.exchange.serve(request, node)

@@ -14,6 +14,7 @@ import time
 from _socket import socket as new_socket  # see upstream_uwsgi
 from typing import TYPE_CHECKING
 
+from uwgate.protocols.uwsgi_request import with_modifiers
 from uwgate.router.exchange import SERVER_ERROR
 from uwgate.router.poller import READ
 from uwgate.router.upstream_uwsgi import STREAM, learn_head, prepare_tcp
@@ -34,7 +35,8 @@ _UNIX = int(socket.AF_UNIX)
 
 class Hop:
     """One request on the express way. ``client`` and ``sock`` are the sockets of its two sides,
-    ``fd`` is the descriptor of ``sock``; ``packet`` is what the node gets."""
+    ``fd`` is the descriptor of ``sock``; ``packet`` is what the node gets: all that is kept of the
+    request."""
 
     __slots__ = (
         "answer",
@@ -43,7 +45,6 @@ class Hop:
         "gateway",
         "node",
         "packet",
-        "request",
         "sock",
         "started",
         "way",
@@ -55,7 +56,6 @@ class Hop:
         self.client: new_socket
         self.sock: new_socket
         self.fd = -1
-        self.request: UwsgiRequest
         self.node: Node
         self.packet = b""
         self.answer = b""
@@ -110,16 +110,17 @@ class Hop:
 
     def promote(self) -> UwsgiBack:
         """Go on by the general way, the packet being sent; what stands for the node there."""
-        front = self._front()
-        back = front.exchange.resume(self.request, self.node, self.started)
+        front, request = self._front()
+        back = front.exchange.resume(request, self.node, self.started)
         back.adopt(self.sock, self.fd)
         self._recycle()
         return back
 
-    def _front(self) -> FastFront:
+    def _front(self) -> tuple[FastFront, UwsgiRequest]:
+        request = self.gateway.packets.read(self.packet)
         front = self.gateway.new_front(self.client)
-        front.waiting(self.request)
-        return front
+        front.waiting(request)
+        return front, request
 
     def _recycle(self) -> None:
         spare = self.way.spare
@@ -142,8 +143,8 @@ class Express:
         self.departing: list[Hop] = []  # connected, or about to be
         self.answered: list[Hop] = []
 
-    def begin(self, client: new_socket, request: UwsgiRequest, node: Node) -> bool:
-        """Connect to the node; False: not this way."""
+    def begin(self, client: new_socket, packet: bytes, node: Node) -> bool:
+        """Connect to the node; False: not this way. ``packet``: a plain one."""
         family, address = node.addresses[0]
         try:
             sock = new_socket(family, STREAM)
@@ -162,9 +163,11 @@ class Express:
         hop = spare.pop() if spare else Hop(self)
         hop.client = client
         hop.sock = sock
-        hop.request = request
         hop.node = node
-        hop.packet = request.packet(node.modifier1, node.modifier2)
+        if packet[0] == node.modifier1 and packet[3] == node.modifier2:
+            hop.packet = packet
+        else:
+            hop.packet = with_modifiers(packet, node.modifier1, node.modifier2)
         node.active += 1
         node.requests += 1
         gateway = self.gateway
@@ -200,11 +203,10 @@ class Express:
                 continue
             gateway.tally.node_connects += 1
             hop.node.rx += sent
-            if sent != len(packet):
-                hop.promote().write(packet[sent:])
-                continue
             owners[fd] = hop
             add(fd, READ)
+            if sent != len(packet):
+                hop.promote().write(packet[sent:])
 
     def _answer(self) -> None:
         answered, self.answered = self.answered, []
@@ -222,7 +224,7 @@ class Express:
                 tally.connections -= 1
                 client.close()
             else:
-                hop._front().send_rest(data, sent)
+                hop._front()[0].send_rest(data, sent)
             hop.answer = hop.packet = b""
             if len(spare) < _SPARES:
                 spare.append(hop)
