@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from io import BytesIO
 from typing import IO
@@ -37,6 +38,8 @@ class Spool:
             assert isinstance(memory, BytesIO)
             self._file.write(memory.getbuffer())
         self._file.write(data)
+        if self._on_disk:
+            self._file.flush()  # a full disk is noticed here, and nowhere else
         self.size = size
 
     def seal(self) -> None:
@@ -49,4 +52,5 @@ class Spool:
 
     def close(self) -> None:
         """Free the memory or the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what the full disk did not take, nobody wants any more
+            self._file.close()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
@@ -67,3 +70,25 @@ def test_a_small_body_needs_no_file_and_a_file_is_given_back() -> None:
     assert drain(spool, 100) == b"a" * 10 + b"bc"
     spool.close()
     assert _unlinked_files() == before
+
+
+@contextmanager
+def _no_room_beyond(size: int) -> Iterator[None]:
+    """Files of this process end there, as on a full disk (Python ignores SIGXFSZ)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("last", [10, 5000, 100_000])
+def test_a_full_disk_is_noticed_by_write_and_only_there(last: int) -> None:
+    with _no_room_beyond(50_000):
+        spool = Spool(100, 1 << 20)
+        spool.write(b"a" * 49_995)
+        with pytest.raises(OSError, match="too large"):
+            spool.write(b"b" * last)
+        assert spool.size == 49_995
+        spool.close()
