@@ -63,11 +63,18 @@ def _demo() -> Iterator[tuple[int, subprocess.Popen[str]]]:
     try:
         wait_until(lambda: process.poll() is not None or _accepts(port), "the demo", 20)
         assert process.poll() is None, process.communicate()[0]
+        wait_until(lambda: _answering(port) == NODES, "both nodes to have joined")
         yield port, process
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def _answering(port: int) -> set[object]:
+    """Who answers two requests."""
+    with Client(("127.0.0.1", port)) as client:
+        return {_seen(client, _get(b"/seen"))["node"] for _ in NODES}
 
 
 @pytest.fixture(scope="module")
