@@ -39,7 +39,6 @@ class FastClient:
         "gateway",
         "reading",
         "sock",
-        "touched",
         "unread",
         "unsent",
     )
@@ -55,7 +54,6 @@ class FastClient:
         self.broken = False  # sending failed; ``lost`` is on its way
         self.eof = False  # the client sends no more
         self.unread = False  # the client sent what nobody asked for
-        self.touched = False  # more than the usual happened: see ``FastFront``
 
     # --- to be provided -----------------------------------------------------------------------
 
@@ -112,7 +110,6 @@ class FastClient:
 
     def watch_socket(self) -> None:
         """Have the poller watch for what is wanted now."""
-        self.touched = True
         wanted = READ if self.reading else 0
         if self.unsent:
             wanted |= WRITE

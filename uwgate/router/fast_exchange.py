@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from uwgate.router.front import Front
 
 
+_NOTHING = UwsgiRequest(b"", "", b"", b"", {})
+
+
 class FastExchange(Exchange):
     """``incoming``: the request as it came; ``request`` and ``block`` are the same object until an
     HTTP node is picked."""
@@ -126,6 +129,7 @@ class FastExchange(Exchange):
 
     def clean(self) -> None:
         """Forget what only a longer journey leaves behind."""
+        self._is(_NOTHING)
         self.paused_front = False
         self.failure = None
         self.forget_heads()

@@ -206,7 +206,7 @@ class Express:
             owners[fd] = hop
             add(fd, READ)
             if sent != len(packet):
-                hop.promote().write(packet[sent:])
+                hop.promote().send_on(packet[sent:])
 
     def _answer(self) -> None:
         answered, self.answered = self.answered, []

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 HEAD, BODY, WAIT, TUNNEL, FLUSH, LINGER, GONE = range(7)
 
 _LINGER = 2.0  # seconds a refused client gets to read why
-_KEPT = 4096  # bytes of a packet that an unused object may hold
 SPARES = 256
 _EARLY_LIMIT = 65536  # bytes kept of a client that tunnels before it is asked to
 NO_REQUEST = RequestBlock(b"")
@@ -38,7 +37,7 @@ NO_REQUEST = RequestBlock(b"")
 
 class FastFront(FastClient):
     """One client connection. Objects are used again for later ones (``FastGateway.spare_fronts``):
-    ``Acceptor`` begins one, ``_close`` ends it and cleans up if more than the usual happened."""
+    ``FastGateway.new_front`` begins one, ``_close`` ends it and cleans up."""
 
     __slots__ = (
         "buffer",
@@ -72,7 +71,6 @@ class FastFront(FastClient):
 
     def _forget(self) -> None:
         """As before the first byte."""
-        self.touched = False
         self.reading = True
         self.eof = self.blocked = self.broken = self.unread = False
         self.buffer = b""
@@ -123,7 +121,6 @@ class FastFront(FastClient):
 
     def waiting(self, request: UwsgiRequest) -> None:
         """Take over a request that waits for its node (see fast_express)."""
-        self.touched = True
         self.request = request
         self.stage = WAIT
 
@@ -177,8 +174,6 @@ class FastFront(FastClient):
         self.deadline = self.gateway.request_deadline
         self.left = length
         self.stage = BODY if length else WAIT
-        if length or rest or len(request.raw) > _KEPT:
-            self.touched = True
         self.exchange.serve(request)
         if rest:
             self.received(rest)
@@ -205,7 +200,6 @@ class FastFront(FastClient):
         """Bytes behind the request: the beginning of a tunnel, or nothing that anybody wants."""
         request = self.request
         if request is not None and (request.upgrade or request.raw_session):
-            self.touched = True
             self.buffer += data
             self.reading = len(self.buffer) < _EARLY_LIMIT
         else:
@@ -270,7 +264,6 @@ class FastFront(FastClient):
 
     def respond(self, head: ResponseHead, body: bytes, ended: bool) -> None:
         """The head of the final response, with the first body bytes."""
-        self.touched = True
         request = self.request
         is_head = request is not None and request.method == b"HEAD"
         self.unframed = head.length < 0 and not head.bodiless and not is_head
@@ -326,7 +319,6 @@ class FastFront(FastClient):
             persist=False,
             is_head=request is not None and request.method == b"HEAD",
         )
-        self.touched = True
         gateway.tally.responses[failure.status] += 1
         self.status = failure.status
         self.fields = out.count(b"\r\n", 0, len(out) - size) - 2
@@ -338,7 +330,6 @@ class FastFront(FastClient):
         """Cut the connection: a response that cannot be completed must not look complete."""
         self.gateway.tally.errors[failure] += 1
         self.log(failure)
-        self.touched = True
         if self.unframed or self.unsent:
             self.reset()
         self._close()
@@ -347,7 +338,6 @@ class FastFront(FastClient):
 
     def upgraded(self, head: ResponseHead | None) -> None:
         """Become a tunnel; with a head, answer 101 first."""
-        self.touched = True
         if head is not None:
             self.status = 101
             self.gateway.tally.responses[101] += 1
@@ -447,10 +437,9 @@ class FastFront(FastClient):
             self.exchange = cast(FastExchange, gateway.no_exchange)
             gateway.clock.forget(self)
         else:
-            if self.touched:
-                self._forget()
-                self.exchange.clean()
-                self.request = None
+            self._forget()
+            self.exchange.clean()
+            self.request = None
             spare.append(self)
         if gateway.draining:
             gateway.check_drained()

@@ -205,6 +205,11 @@ class UwsgiBack(Back):
         self._unsent = packet
         self._set_events(READ | WRITE)
 
+    def send_on(self, rest: bytes) -> None:
+        """Only the beginning of the packet could be sent."""
+        self._unsent = rest
+        self._set_events(READ | WRITE)
+
     def not_sent(self, packet: bytes, reason: str) -> None:
         """The connection could not be made: another address, another node."""
         exchange = cast("Exchange", self.exchange)
