@@ -111,8 +111,10 @@ class Agent:
         self._announcing.start()
 
     def _down(self, reason: str) -> None:
-        if self._announcing.announced:
-            self._announcing.stop()
+        announced = self._announcing.announced
+        # In any case: what it could not announce yet must not be announced now.
+        self._announcing.stop()
+        if announced:
             self._log.line(f"not well ({reason}): said goodbye")
         else:
             self._log.line(f"not well yet: {reason}")
