@@ -244,6 +244,14 @@ class Subscriptions:
     # --- time ---------------------------------------------------------------------------------
 
     def _tick(self) -> None:
+        more = False
+        try:
+            more = self._work()
+        finally:  # an error of one second must not be the end of them all
+            self._loop.call_later(_SOON if more else _TICK, self._tick)
+
+    def _work(self) -> bool:
+        """What is due; whether there is more than should be done in one go."""
         now = time.monotonic()
         more = False
         members = 0
@@ -270,7 +278,7 @@ class Subscriptions:
             # and there is nothing in them that needs one.
             gc.freeze()
             self._thawed = members
-        self._loop.call_later(_SOON if more else _TICK, self._tick)
+        return more
 
     # --- state --------------------------------------------------------------------------------
 

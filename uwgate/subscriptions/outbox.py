@@ -142,12 +142,12 @@ class Outbox:
         if target is None or target[0] != family:
             return ""
         # Connecting a datagram socket sends nothing: it only asks the routing table.
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
                 probe.connect(target[1])
-            except OSError:
-                return ""
-            return str(probe.getsockname()[0])
+                return str(probe.getsockname()[0])
+        except OSError:  # no way there, or no descriptor left
+            return ""
 
     def target(self, server: Endpoint) -> SocketAddress | None:
         """Where datagrams for ``server`` go; None while its name is not resolved."""

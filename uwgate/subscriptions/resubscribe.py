@@ -389,11 +389,11 @@ def _bound(bind: Endpoint) -> socket.socket:
 
 def _is_ours(family: int, address: Any) -> bool:
     """Whether an address is one of this machine: only those can be bound."""
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((address[0], 0, *address[2:]))
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 
@@ -403,10 +403,10 @@ def _local_host(target: SocketAddress) -> str:
     if family == socket.AF_UNIX:
         return "127.0.0.1"
     # Connecting a datagram socket sends nothing: it only asks the routing table.
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect(address)
-        except OSError:
-            return ""
-        host = str(probe.getsockname()[0])
+            host = str(probe.getsockname()[0])
+    except OSError:  # no way there, or no descriptor left
+        return ""
     return f"[{host}]" if family == socket.AF_INET6 else host
