@@ -246,13 +246,13 @@ class SubscriptionResolver(Resolver):
         node = view.by_address.get(member.address)
         if operation == JOIN:
             return self._joined(view, member, node)
+        if operation == LEAVE and not slot.count:
+            self._opened.discard(slot.key)
         if node is None:
             return None
         if operation == LEAVE:
             del view.by_address[member.address]
             view.update()
-            if not slot.count:
-                self._opened.discard(slot.key)
             self.named.discard(node)
             return node
         if operation == MARK:
@@ -289,15 +289,15 @@ class SubscriptionResolver(Resolver):
 
     def mark(self, node: Node, reason: str) -> None:
         """The node could not be reached: nobody uses it until it is heard of again."""
-        member = self.table.find(node.key, node.name)
-        known = member is None or member.marked
         self._set_mark(node)
-        if member is not None:
-            member.marked = True
-        if not known:
-            self._report(
-                {"type": "mark", "key": node.key, "address": node.name, "reason": reason}
-            )
+        member = self.table.find(node.key, node.name)
+        if member is None or member.marked:
+            return
+        view: _View | None = member.slot.view
+        if view is None or view.by_address.get(node.name) is not node:
+            return  # it left meanwhile, and who came in its place has not failed
+        member.marked = True
+        self._report({"type": "mark", "key": node.key, "address": node.name, "reason": reason})
 
     def reached(self, node: Node) -> None:
         """A marked node was reached after all."""
