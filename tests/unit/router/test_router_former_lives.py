@@ -34,7 +34,7 @@ def test_a_mark_of_a_former_life(clock: Clock, changes: list[Change], asked: boo
     table.inherit(Table(), told.append)
 
     def picked() -> Node | None:
-        return table.pick("k", b"", ())  # type: ignore[return-value]
+        return table.pick("k", b"", ())
 
     table.apply(join())
     old = picked()
