@@ -36,6 +36,7 @@ class Target:
         self.server = ("127.0.0.1", free_port())
         server = f"127.0.0.1:{self.server[1]}"
         self.gateway: Gateway = start("--http-subscription-server", server, *options, **more)
+        self.logged("subscription server on")
 
     def send(self, data: bytes, source: str = "127.0.0.1") -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

@@ -21,6 +21,7 @@ from uwgate.router.errors import Failure
 from uwgate.router.exchange import Exchange
 from uwgate.router.facts import RequestFacts, RequestLog
 from uwgate.router.front import Connection, Front
+from uwgate.router.own import OwnAddresses
 from uwgate.router.poller import Poller
 from uwgate.router.resolve import Resolver, make_resolver
 from uwgate.router.resolve_subscriptions import Report, SubscriptionResolver
@@ -108,6 +109,7 @@ class Gateway:
         self.backs: set[HttpBack] = set()
         self.listeners: list[Listener] = []
         self.draining = False
+        self.own = OwnAddresses(())
         self.leaving: list[Node] = []  # withdrawn nodes with requests or connections left
         self.gone_hits = 0  # of nodes that are not here any more
         self.spooled = 0  # bytes of request bodies held in memory and files now
@@ -140,6 +142,7 @@ class Gateway:
             assert settings.subscriptions is not None
             self.mountpoints = settings.subscriptions.common.mountpoints
             self.subscribed = SubscriptionResolver(settings.subscriptions, self.clock)
+            self.subscribed.is_own = self.is_own
             self.resolver: Resolver = self.subscribed
         else:
             self.resolver = make_resolver(settings, nodes, self.clock, self.log)
@@ -183,6 +186,7 @@ class Gateway:
         await self.look_up([node for node in self.static_nodes if not node.addresses])
         self._spawn(self._keep_looking_up())
         self.listeners = [Listener(settings, sock) for settings, sock in sockets]
+        self.own = OwnAddresses(sock for _, sock in sockets)
         if not self.cheap:
             await self._listen()
 
@@ -320,6 +324,13 @@ class Gateway:
             if node.key and self.subscribed is not None:
                 self.subscribed.reached(node)
 
+    def is_own(self, node: Node) -> bool:
+        """Whether a node that announced itself is this gateway."""
+        if not any(self.own.leads_here(family, address) for family, address in node.addresses):
+            return False
+        self.complain(f"node {node.name} of {node.key} is this router itself")
+        return True
+
     # --- names of nodes ---------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
@@ -352,6 +363,8 @@ class Gateway:
             node.addresses = tuple(
                 dict.fromkeys((int(entry[0]), cast(Address, entry[4])) for entry in found)
             )
+            if node.key and self.is_own(node):
+                node.addresses = ()
 
     def complain(self, text: str) -> None:
         """A line for the main log that clients or nodes can cause: a few a second at the most."""

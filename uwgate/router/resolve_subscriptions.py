@@ -73,6 +73,7 @@ class SubscriptionResolver(Resolver):
         "_opened",
         "_report",
         "_settings",
+        "is_own",
         "named",
         "table",
     )
@@ -84,6 +85,7 @@ class SubscriptionResolver(Resolver):
         self._fallback = settings.fallback_key
         self._clock = clock
         self._report: Report = _nobody
+        self.is_own: Callable[[Node], bool] = _is_not  # the gateway's, as soon as it listens
         # Keys that were asked for, so that nobody has to go through the others.
         self._opened: set[str] = set()
         self.named: set[Node] = set()  # those whose address is a host name
@@ -215,6 +217,8 @@ class SubscriptionResolver(Resolver):
         node = Node(settings)
         node.name = text
         node.key = key
+        if self.is_own(node):
+            return None
         if is_named(endpoint):
             self.named.add(node)
         if self._settings.slow_start:
@@ -254,6 +258,7 @@ class SubscriptionResolver(Resolver):
             del view.by_address[member.address]
             view.update()
             self.named.discard(node)
+            node.dead_until = math.inf  # for requests that were about to use it
             return node
         if operation == MARK:
             self._set_mark(node)
@@ -341,3 +346,8 @@ class SubscriptionResolver(Resolver):
 
 def _nobody(message: dict[str, object]) -> None:
     """Stands for the master until there is one."""
+
+
+def _is_not(node: Node) -> bool:
+    """Stands for the gateway where there is none."""
+    return False
