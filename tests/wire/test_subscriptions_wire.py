@@ -132,6 +132,26 @@ def test_join_and_leave(start_gateway: StartGateway, nodes: Nodes) -> None:
     router.until(503)
 
 
+def test_a_node_that_leaves_while_a_body_is_taken_in(
+    start_gateway: StartGateway, nodes: Nodes
+) -> None:
+    """The body had to be complete for a uwsgi node; by then there is another one."""
+    router, one, two = Router(start_gateway), nodes(RawUwsgiNode), nodes(RawUwsgiNode)
+    router.announce(one)
+    router.until(200)
+    with router.gateway.connect() as client:
+        head = f"POST /body HTTP/1.1\r\nHost: {KEY}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        client.send(f"{head}2\r\nab\r\n".encode())
+        router.until(200)  # so the node for that was picked as well
+        router.goodbye(one)
+        router.until(503)
+        router.announce(two)
+        router.until(200)
+        client.send(b"1\r\nc\r\n0\r\n\r\n")
+        assert client.read_response().status == 200
+    assert two.seen[-1].target == b"/body"
+
+
 @pytest.mark.parametrize(
     ("kind", "where"),
     [

@@ -150,7 +150,11 @@ class Exchange(Attempts):
             assert self.node is not None
             self.spool.seal()
             self.front.deadline = self.gateway.request_deadline
-            self.connect(self.node)
+            if self.node.dead_until:  # it failed or left while the body came
+                self.phase = RESOLVING
+                self.pick()
+            else:
+                self.connect(self.node)
         elif self.phase >= SENT:
             # From here on it is the node's turn: no minimum rate any more.
             self.front.deadline = self.gateway.request_deadline
