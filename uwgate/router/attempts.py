@@ -240,6 +240,7 @@ class Attempts:
         if node.protocol == "http":
             idle = node.idle
             if idle and not self.resent and self._may_reuse(idle[-1]):
+                self.gateway.tally.node_reuses += 1
                 idle.pop().begin(self._exchange())
                 return
         self.open(node)

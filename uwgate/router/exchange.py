@@ -89,6 +89,7 @@ class Exchange(Attempts):
             node.active += 1
             node.requests += 1
             if node.idle:
+                gateway.tally.node_reuses += 1
                 node.idle.pop().begin(self)
             elif node.one_shot and not gateway.short_connect:
                 self.phase = CONNECTING

@@ -28,7 +28,7 @@ from uwgate.router.resolve_subscriptions import Report, SubscriptionResolver
 from uwgate.router.tally import Tally
 from uwgate.router.upstream_http import HttpBack
 from uwgate.router.upstream_uwsgi import UwsgiBack
-from uwgate.subscriptions.table import LEAVE, Change, Table
+from uwgate.subscriptions.table import Change, Table
 
 _COMPLAINTS = 20  # log lines a second that traffic can cause
 
@@ -111,7 +111,6 @@ class Gateway:
         self.draining = False
         self.own = OwnAddresses(())
         self.leaving: list[Node] = []  # withdrawn nodes with requests or connections left
-        self.gone_hits = 0  # of nodes that are not here any more
         self.spooled = 0  # bytes of request bodies held in memory and files now
         self._complaints = 0
         self.short_connect = settings.connect_timeout < settings.timeout
@@ -246,10 +245,8 @@ class Gateway:
 
     def snapshot(self) -> dict[str, object]:
         """Counters and nodes as plain values for the stats."""
-        tally, nodes = self.tally, self._all_nodes()
+        tally = self.tally
         tally.active_requests = sum(front.exchange.phase != 0 for front in self.fronts)
-        hits = self.gone_hits + sum(n.requests - n.failures for n in nodes)
-        tally.node_reuses = max(0, hits - tally.node_connects)
         snapshot: dict[str, object] = {
             "tally": tally.snapshot(),
             "listeners": [listener.name for listener in self.listeners],
@@ -259,7 +256,7 @@ class Gateway:
             snapshot["nodes"] = [node.snapshot() for node in self.static_nodes]
             snapshot["subscriptions"] = self.subscribed.snapshot()
         else:
-            snapshot["nodes"] = [node.snapshot() for node in nodes]
+            snapshot["nodes"] = [node.snapshot() for node in self._all_nodes()]
         return snapshot
 
     def _all_nodes(self) -> list[Node]:
@@ -300,12 +297,8 @@ class Gateway:
         assert resolver is not None
         for change in changes:
             node = resolver.apply(change)
-            if node is not None:
-                # Otherwise another object goes on with its counters.
-                if change[0] == LEAVE:
-                    self.gone_hits += node.requests - node.failures
-                if not _let_go(node):
-                    self.leaving.append(node)
+            if node is not None and not _let_go(node):
+                self.leaving.append(node)
         if self.settings.cheap and not self.draining:
             if self.cheap:
                 self._close_listeners()

@@ -10,7 +10,9 @@ from __future__ import annotations
 import heapq
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from uwgate.config.settings import NodeSettings, RouterSubscriptions
 from uwgate.router.balance import Node, NodeGroup, is_named
@@ -23,6 +25,7 @@ Report = Callable[[dict[str, object]], None]
 
 _DOTSPLITS = 5  # look-ups of one key (uWSGI)
 _MAX_REPORTED = 5_000  # nodes in a snapshot
+_LOOKED_AT = 10_000  # keys that one looks at: more would stop the loop for too long
 
 
 class _View(NodeGroup):
@@ -67,6 +70,7 @@ class SubscriptionResolver(Resolver):
     what became of them."""
 
     __slots__ = (
+        "_busiest",
         "_clock",
         "_fallback",
         "_further",
@@ -87,7 +91,8 @@ class SubscriptionResolver(Resolver):
         self._report: Report = _nobody
         self.is_own: Callable[[Node], bool] = _is_not  # the gateway's, as soon as it listens
         # Keys that were asked for, so that nobody has to go through the others.
-        self._opened: set[str] = set()
+        self._opened: OrderedDict[str, None] = OrderedDict()
+        self._busiest: list[str] = []  # of those, as far as snapshots have looked at them
         self.named: set[Node] = set()  # those whose address is a host name
         self._further = bool(
             settings.fallback_key or self._settings.dotsplit or self._settings.mountpoints
@@ -202,7 +207,7 @@ class SubscriptionResolver(Resolver):
                 nodes[member.address] = node
         algo = slot.algo or self._settings.algo
         view = slot.view = _View(nodes, algo, self._clock, self._settings.slow_start)
-        self._opened.add(slot.key)
+        self._opened[slot.key] = None
         return view
 
     def _node(self, key: str, member: Member) -> Node | None:
@@ -251,7 +256,7 @@ class SubscriptionResolver(Resolver):
         if operation == JOIN:
             return self._joined(view, member, node)
         if operation == LEAVE and not slot.count:
-            self._opened.discard(slot.key)
+            self._opened.pop(slot.key, None)
         if node is None:
             return None
         if operation == LEAVE:
@@ -326,13 +331,9 @@ class SubscriptionResolver(Resolver):
     def snapshot(self) -> dict[str, object]:
         """``{"slots": {key: {"hits": n, "nodes": {address: Node.snapshot()}}}}``: what was asked
         for, the busiest keys if that is too much."""
-        slots = [slot for key in self._opened if (slot := self.table.slots.get(key)) is not None]
-        slots = [slot for slot in slots if slot.view is not None]
-        if len(slots) > _MAX_REPORTED:
-            slots = heapq.nlargest(_MAX_REPORTED, slots, key=lambda slot: slot.view.hits)
         shown: dict[str, object] = {}
         left = _MAX_REPORTED
-        for slot in slots:
+        for slot in self._reported():
             if left <= 0:
                 break
             nodes = slot.view.nodes[:left]
@@ -342,6 +343,22 @@ class SubscriptionResolver(Resolver):
                 "nodes": {node.name: node.snapshot() for node in nodes},
             }
         return {"slots": shown}
+
+    def _reported(self) -> list[Slot]:
+        """Where there are too many, the busiest of the last snapshot and of those whose turn it is
+        to be looked at: after a few snapshots these are the busiest of all."""
+        opened, slots = self._opened, self.table.slots
+        keys = list(islice(opened, _LOOKED_AT))
+        if len(opened) > _LOOKED_AT:
+            for key in keys:
+                opened.move_to_end(key)
+            keys = list(dict.fromkeys((*self._busiest, *keys)))
+        found = [slot for key in keys if (slot := slots.get(key)) is not None]
+        found = [slot for slot in found if slot.view is not None]
+        if len(found) > _MAX_REPORTED:
+            found = heapq.nlargest(_MAX_REPORTED, found, key=lambda slot: slot.view.hits)
+        self._busiest = [slot.key for slot in found]
+        return found
 
 
 def _nobody(message: dict[str, object]) -> None:

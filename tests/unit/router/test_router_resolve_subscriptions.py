@@ -20,7 +20,7 @@ from uwgate.router import resolve_subscriptions
 from uwgate.router.balance import Node
 from uwgate.router.clock import Clock
 from uwgate.router.resolve_subscriptions import SubscriptionResolver
-from uwgate.subscriptions.table import Change, Table
+from uwgate.subscriptions.table import Change, Slot, Table
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
 
@@ -317,6 +317,41 @@ def test_a_snapshot_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) ->
     assert isinstance(found, dict)
     assert sum(len(slot["nodes"]) for slot in found.values()) == 3
     assert "k4" in found
+
+
+class _Counting(dict[str, Slot]):
+    """Slots of a table that count look-ups."""
+
+    looks = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.looks += 1
+        return super().get(key, default)
+
+
+def test_a_snapshot_of_many_keys_looks_at_some_at_a_time(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker with a million keys has requests to serve, too."""
+    monkeypatch.setattr(resolve_subscriptions, "_MAX_REPORTED", 3)
+    monkeypatch.setattr(resolve_subscriptions, "_LOOKED_AT", 10)
+    worker = Worker(clock, *(join(f"k{n}", A) for n in range(100)))
+    for number in range(100):
+        worker.picks(f"k{number}", 1 + number * 37 % 100)  # 1 to 100
+    busiest = {f"k{number}" for number in range(100) if number * 37 % 100 >= 97}
+    slots = worker.resolver.table.slots = _Counting(worker.resolver.table.slots)
+    for _ in range(10):
+        slots.looks = 0
+        shown = worker.resolver.snapshot()["slots"]
+        assert slots.looks <= 13
+    assert isinstance(shown, dict)
+    assert shown.keys() == busiest
+    # Whoever leaves is not looked for any more.
+    worker.apply(*(["-", key, A] for key in busiest))
+    shown = worker.resolver.snapshot()["slots"]
+    assert isinstance(shown, dict)
+    assert len(shown) == 3
+    assert not shown.keys() & busiest
 
 
 # --- marks --------------------------------------------------------------------------------------
