@@ -395,6 +395,30 @@ def test_a_response_cut_short_does_not_look_complete() -> None:
                 assert client.was_reset or b"Content-Length: 3" in raw
 
 
+@pytest.mark.parametrize("body", [b"", b"some of it"])
+def test_a_response_without_a_length_that_is_reset(body: bytes) -> None:
+    """Its end would say that it is complete."""
+    with RawUwsgiNode() as node, fastrouter("--fastrouter-to", node.spec) as gateway:
+        for _ in range(5):
+            node.play(resetting(b"HTTP/1.1 200 OK\r\nX: y\r\n\r\n" + body))
+            with gateway.connect() as client:
+                client.send(request())
+                data = client.read_to_end()
+                assert client.was_reset or data.startswith(b"HTTP/1.1 502")
+
+
+@pytest.mark.parametrize("length", [True, False])
+@pytest.mark.parametrize("cut", [1, 40, 64, 66])
+def test_heads_and_bodies_that_come_apart(pair: Fast, length: bool, cut: int) -> None:
+    """As applications write them: the head, then the body, then the end."""
+    raw = response(b"x" * 30, b"X-A: b", b"X-C: " + b"d" * 30, length=length)
+    for _ in range(5):
+        pair.node.play(pieces(raw[:cut], raw[cut:]))
+        with pair.gateway.connect() as client:
+            client.send(request())
+            assert client.read_to_end() == raw
+
+
 def test_errors_suit_the_client(unix: Fast) -> None:
     unix.node.otherwise = closing(b"")
     reply = ask(unix.gateway, request(b"/", b"GET", b"h", (b"HTTP_ACCEPT", b"text/html")))

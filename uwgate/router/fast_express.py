@@ -14,6 +14,7 @@ import time
 from _socket import socket as new_socket  # see upstream_uwsgi
 from typing import TYPE_CHECKING
 
+from uwgate.protocols.http1_response import UNTIL_CLOSE, ResponseHead
 from uwgate.protocols.uwsgi_request import with_modifiers
 from uwgate.router.exchange import SERVER_ERROR
 from uwgate.router.poller import READ
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _LAST = socket.MSG_DONTWAIT | socket.MSG_MORE
 _READ_SIZE = 65536
 _SPARES = 256
+_WHOLE, _PART, _BROKEN = range(3)  # what there is of a response
 _UNIX = int(socket.AF_UNIX)
 
 
@@ -79,8 +81,11 @@ class Hop:
             last = node.last_head
         head, end = node.last_parsed, len(last)
         if head.length != len(data) - end or not head.whole:
-            self._take_over(data)
-            return
+            # Applications write head and body apart, and whoever names no length closes at once.
+            data, state = self._rest(head, data, end)
+            if state != _WHOLE:
+                self._take_over(data, broken=state == _BROKEN)
+                return
         way, gateway = self.way, self.gateway
         gateway.poller.owners.pop(self.fd, None)
         self.sock.close()
@@ -100,11 +105,32 @@ class Hop:
         self.answer = data
         way.answered.append(self)
 
-    def _take_over(self, data: bytes) -> None:
-        """The general way for what ``data`` begins."""
+    def _rest(self, head: ResponseHead, data: bytes, end: int) -> tuple[bytes, int]:
+        """What has come behind ``data`` by now, and whether that makes a whole response."""
+        unframed = head.length == UNTIL_CLOSE and not head.bodiless and head.status >= 200
+        if not unframed and (not head.whole or head.length < len(data) - end):
+            return data, _PART
+        while len(data) < _READ_SIZE:
+            try:
+                more = self.sock.recv(_READ_SIZE)
+            except BlockingIOError:
+                break
+            except OSError:  # said only once: behind it the response would seem to end
+                return data, _BROKEN
+            if not more:
+                return data, _WHOLE if unframed else _PART
+            data += more
+            if not unframed and head.length <= len(data) - end:
+                return data, _WHOLE if head.length == len(data) - end else _PART
+        return data, _PART
+
+    def _take_over(self, data: bytes, *, broken: bool = False) -> None:
+        """The general way for what ``data`` begins; ``broken``: and will not go on."""
         back = self.promote()
         if data:
             back.take(data)
+            if broken and back.fd >= 0:
+                back.broken()
         else:
             back.ready(READ)  # the end of the connection stays where it is
 
