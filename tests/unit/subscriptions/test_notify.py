@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from support.waiting import wait_until
 
 from uwgate.subscriptions.notify import Acknowledger
 
@@ -81,3 +83,20 @@ def test_devices_are_no_receivers(directory: str, acknowledger: Acknowledger) ->
                 assert not acknowledger.send(path, "k", "a"), path
     for path in ("/dev", "/proc/self/fd/0", "/sys/kernel"):
         assert not acknowledger.send(path, "k", "a")
+
+
+def test_a_flood_of_wishes_is_not_fulfilled(directory: str, acknowledger: Acknowledger) -> None:
+    """Each costs a walk through the file system, in the process that hears all nodes."""
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(f"{directory}/n")
+
+        def exhausted() -> bool:
+            """In one second of the clock: a slow machine may need another try."""
+            for _ in range(1000):
+                acknowledger.send(f"{directory}/nobody", "k", "a")
+            return not acknowledger.send(f"{directory}/n", "k", "a")
+
+        wait_until(exhausted, "nobody is told any more")
+        wait_until(lambda: acknowledger.send(f"{directory}/n", "k", "a"), "the next second")
+    assert len(os.listdir("/proc/self/fd")) == descriptors
