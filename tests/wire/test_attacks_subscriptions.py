@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -117,3 +119,44 @@ def test_a_node_cannot_make_itself_the_end_of_a_shared_connection(
         second = client.ask(b"GET /secret HTTP/1.1\r\nHost: %b\r\n\r\n" % KEY.encode())
         assert second.body == b"GET /secret 0"
     assert not any(b"secret" in each.received for each in mallory.connections)
+
+
+# --- the state file -------------------------------------------------------------------------------
+
+
+def _planted(path: Path, key: str, address: str) -> str:
+    lines = [
+        ["uwgate subscriptions", 1, int(time.time())],
+        ["table", "http"],
+        ["key", key, ""],
+        ["node", address, 0, 0, 0, "http", 1, 0, 0, 0, 0, 0, "10.0.0.1"],
+        ["end", 4],
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.chmod(0o600)
+    return str(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_state_file_of_somebody_else_is_not_believed(
+    start_gateway: StartGateway, nodes: Nodes, tmp_path: Path
+) -> None:
+    """In a directory like /tmp anybody can be there first."""
+    path = _planted(tmp_path / "state", KEY, nodes().address)
+    os.chown(path, 4711, 4711)
+    target = Target(start_gateway, "--subscription-state", path)
+    target.logged("belongs to another user (4711); starting without it")
+    assert target.status() == 503
+
+
+@pytest.mark.parametrize(
+    ("key", "address"),
+    [(KEY, "\ud800x"), (KEY, "127.0.0.1:9\n"), ("a\x1b[31m", "127.0.0.1:9"), ("a\0", "/x")],
+)
+def test_a_state_file_says_nothing_that_no_packet_can(
+    start_gateway: StartGateway, tmp_path: Path, key: str, address: str
+) -> None:
+    path = _planted(tmp_path / "state", key, address)
+    target = Target(start_gateway, "--subscription-state", path)
+    target.logged("is damaged; starting without it")
+    assert target.status() == 503

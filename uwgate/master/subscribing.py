@@ -140,7 +140,8 @@ class GatewaySubscriptions(Registry):
 class Subscriptions:
     """All registries of an instance. To be made before privileges are dropped: it binds.
 
-    ``gateways``: by name. ``mode``: permission bits of unix sockets. StartError with the option and
+    ``gateways``: by name. ``mode``: permission bits of unix sockets. ``uid``: whom the master will
+    be when it writes the state, if it is root now. StartError with the option and
     the reason.
     """
 
@@ -154,7 +155,9 @@ class Subscriptions:
         publish: Publish,
         *,
         mode: int | None = None,
+        uid: int | None = None,
     ) -> None:
+        self._uid = uid
         self._loop = loop
         self._log = log
         self._publish = publish
@@ -285,7 +288,7 @@ class Subscriptions:
     def _restore(self) -> None:
         path = self._settings.state
         try:
-            state = load(path)
+            state = load(path, owners=(self._uid,))
         except StateError as error:
             self._log.line(f"subscription-state {path}: {error}; starting without it")
             return

@@ -160,6 +160,7 @@ class Supervisor:
             self._log,
             self._crew.publish,
             mode=settings.process.chmod_socket,
+            uid=settings.process.uid,
         )
         for name in wanted:
             names = [bound.name for gateway, bound in self._listening if gateway == name]

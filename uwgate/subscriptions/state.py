@@ -157,10 +157,13 @@ def _sync_directory(path: str) -> None:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def load(path: str, now: float | None = None) -> State | None:
+def load(
+    path: str, now: float | None = None, *, owners: Iterable[int | None] = ()
+) -> State | None:
     """Read the file; None if there is none. Raises StateError for one that is not as written.
 
-    ``now``: the monotonic clock, `time.monotonic` if None. `Member.seen` becomes what it was when
+    ``owners``: user ids whose file it may be, beside root and who we are now. ``now``: the
+    monotonic clock, `time.monotonic` if None. `Member.seen` becomes what it was when
     the file was written, as if no time had passed since; ``State.saved`` tells how much has.
     """
     moment = int(time.monotonic() if now is None else now)
@@ -174,6 +177,8 @@ def load(path: str, now: float | None = None) -> State | None:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise StateError("is not a regular file")
+        if found.st_uid not in (0, os.geteuid(), *owners):
+            raise StateError(f"belongs to another user ({found.st_uid})")
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise StateError("may be written by others than its owner")
         with open(descriptor, "rb", closefd=False) as file, _no_collections():
@@ -256,7 +261,8 @@ class _Reader:
         return value
 
     def _string(self, value: object) -> str:
-        if type(value) is not str:
+        # What was announced is printable: nothing else may reach logs, sockets and statistics.
+        if type(value) is not str or not value.isprintable():
             raise self._bad()
         return value
 

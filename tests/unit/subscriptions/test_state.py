@@ -63,8 +63,9 @@ def loaded(path: str) -> State:
 # --- round trip --------------------------------------------------------------------------------
 
 NUMBERS = st.integers(0, 2**63 - 1)
-TEXTS = st.text(max_size=20)
-NAMES = st.text(min_size=1, max_size=20)
+PRINTABLE = st.characters(exclude_categories=["C", "Z"])  # as all of an announcement is
+TEXTS = st.text(PRINTABLE, max_size=20)
+NAMES = st.text(PRINTABLE, min_size=1, max_size=20)
 KINDS = st.builds(
     Kind, st.integers(0, 255), st.integers(0, 255), NUMBERS, st.sampled_from(["uwsgi", "http"])
 )
