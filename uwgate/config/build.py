@@ -13,6 +13,7 @@ from uwgate.config.compose_client import announce_settings
 from uwgate.config.compose_fast import fast_settings
 from uwgate.config.compose_nodes import check_gateways
 from uwgate.config.compose_subscriptions import subscription_settings
+from uwgate.config.effects import check_effects
 from uwgate.config.found import Found, Matcher
 from uwgate.config.model import Item, Problems
 from uwgate.config.settings import (
@@ -81,6 +82,7 @@ def _settings(found: Found, problems: Problems) -> Settings:
     check_gateways(found, problems)
     http = http_settings(found, subscriptions, problems)
     fast = fast_settings(found, subscriptions, problems)
+    check_effects(found, problems)
     if process.chdir:
         if not os.path.isdir(process.chdir):
             each = found.last("chdir")

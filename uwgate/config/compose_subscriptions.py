@@ -80,11 +80,6 @@ def router_subscriptions(
     servers = found.all(f"{router}-subscription-server")
     targets = found.all(f"{router}-resubscribe")
     if not servers:
-        for name in (f"{router}-resubscribe", f"{router}-subscription-fallback-key"):
-            each = found.last(name)
-            if each is not None:
-                message = f"has no effect without {router}-subscription-server"
-                problems.warn(each.item.origin, each.item.key, message)
         return None
     algo = found.last(f"{router}-algo")
     if algo is not None:

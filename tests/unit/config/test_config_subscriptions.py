@@ -261,13 +261,38 @@ def test_resubscribe() -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["--http-resubscribe=10.0.0.1:1", "--http-subscription-fallback-key=k"]
+    ("words", "needed"),
+    [
+        (("--http-resubscribe=10.0.0.1:1",), "http-subscription-server"),
+        (("--http-subscription-fallback-key=k",), "http-subscription-server"),
+        (("--http-cheap",), "http-subscription-server"),
+        (("--subscription-tolerance=9",), "http-subscription-server or fastrouter-subscription-s"),
+        (("--subscription-state=/tmp/s",), "http-subscription-server or fastrouter-subscription-s"),
+        (("--subscribe-freq=9",), "subscribe-to or subscribe2"),
+        ((*SERVER[2:], "--subscriptions-sign-check-tolerance=9"), "subscriptions-sign-check"),
+        ((*FAST, "--fastrouter-resubscribe-bind=:1"), "fastrouter-resubscribe"),
+        ((*FAST, "--fastrouter-post-buffering-dir=/"), "fastrouter-post-buffering"),
+        ((*FAST, "--fastrouter-fallback-on-no-key"), "fastrouter-fallback"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else "",
 )
-def test_what_needs_a_server(word: str) -> None:
-    words = ("--http", ":8080", "--http-to", "127.0.0.1:1", word)
-    assert http_of(*words).subscriptions is None
-    (warning,) = warnings_of(*words)
-    assert "has no effect without http-subscription-server" in warning
+def test_what_needs_something_else(words: tuple[str, ...], needed: str) -> None:
+    base = () if "--http-subscription-server" in words else ("--http-to", "127.0.0.1:1")
+    (warning,) = warnings_of("--http", ":8080", *base, *words)
+    assert f"has no effect without {needed}" in warning
+    assert words[-1].partition("=")[0].removeprefix("--") in warning
+
+
+def test_a_cookie_needs_several_nodes() -> None:
+    words = ("--http", ":8080", "--http-sticky", "srv")
+    (warning,) = warnings_of(*words, "--http-use-base", "/run/")
+    assert "http-sticky: has no effect without http-to or http-subscription-server" in warning
+    assert not warnings_of(*words, "--http-to", "127.0.0.1:1")
+
+
+def test_what_is_off_needs_nothing() -> None:
+    words = ("--http", ":8080", "--http-to", "127.0.0.1:1", "--http-cheap=false")
+    assert not warnings_of(*words, "--subscription-dotsplit=false", "--subscription-mountpoints=0")
 
 
 def test_cheap() -> None:
