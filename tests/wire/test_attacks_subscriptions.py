@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,8 @@ from support.nodes import Connection, Node, RawHttpNode, RawUwsgiNode, Seen, res
 from support.uwgate import Gateway, StartGateway
 from support.waiting import free_port, wait_until
 
+from uwgate.nodes.rows import rows
+from uwgate.nodes.table import render
 from uwgate.subscriptions.packet import Announcement, encode
 from uwgate.subscriptions.signing import Signer
 
@@ -160,3 +164,36 @@ def test_a_state_file_says_nothing_that_no_packet_can(
     target = Target(start_gateway, "--subscription-state", path)
     target.logged("is damaged; starting without it")
     assert target.status() == 503
+
+
+# --- who looks at it ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), math.inf, math.nan])
+def test_numbers_of_a_hostile_gateway_do_not_stop_the_table(number: float) -> None:
+    node = dict.fromkeys(("latency_ms", "requests", "weight", "last_seen", "errors"), number)
+    found = rows({"subscriptions": [{"key": "k", "nodes": [{**node, "name": "\x1b[2J"}]}]})
+    text = render(found, 80, colour=False)
+    assert "nan" not in text
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_keys_and_addresses_break_no_format(start_gateway: StartGateway) -> None:
+    """All visible characters are allowed in a key."""
+    stats = free_port()
+    target = Target(start_gateway, "--http-stats", f"127.0.0.1:{stats}")
+    key = 'k"},{"x":"\\u001b\\n}#{a="b",c="d"}'
+    target.send(encode(Announcement(key, '/n"\\x\\"}', backup=1)))
+    target.logged("=> new node: /n")
+    with socket.create_connection(("127.0.0.1", stats)) as sock, sock.makefile("rb") as file:
+        (slot,) = json.loads(file.read())["subscriptions"]
+    assert (slot["key"], slot["nodes"][0]["name"]) == (key.lower(), '/n"\\x\\"}')
+    with socket.create_connection(("127.0.0.1", stats)) as sock:
+        sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        with sock.makefile("rb") as file:
+            text = file.read().decode().partition("\r\n\r\n")[2]
+    value = r'"(?:[^"\\\n]|\\["\\n])*"'
+    line = re.compile(rf"[a-z_]+(?:\{{[a-z_0-9]+={value}(?:,[a-z_0-9]+={value})*\}})? [0-9.e+-]+")
+    for each in text.splitlines():
+        assert each.startswith("# ") or line.fullmatch(each), each

@@ -12,6 +12,9 @@ Document = dict[str, Any]
 NO_KEY = "-"
 """The key of static nodes, which serve them all."""
 
+# What no counter reaches; arithmetic with more may fail.
+_MOST = 2**63
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -116,9 +119,10 @@ def _text(values: Document, key: str) -> str:
 
 def _number(values: Document, key: str) -> int:
     value = values.get(key)
-    return value if isinstance(value, int) else 0
+    return value if isinstance(value, int) and -_MOST < value < _MOST else 0
 
 
 def _decimal(values: Document, key: str) -> float:
     value = values.get(key)
-    return value if isinstance(value, int | float) else 0.0
+    # NaN is below nothing.
+    return value if isinstance(value, int | float) and -_MOST < value < _MOST else 0.0
