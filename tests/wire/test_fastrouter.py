@@ -263,7 +263,18 @@ def test_buffered_bodies_are_bounded() -> None:
     with RawUwsgiNode() as node, fastrouter("--fastrouter-to", node.spec, *options) as gateway:
         assert ask(gateway, post(b"x" * 2000)).status == 200
         assert ask(gateway, post(b"x" * 2001)).status == 413
+        with gateway.connect() as client:
+            client.send(post(b"", length=b"2001"))
+            assert client.read_response().status == 413  # nobody waits for the body
         assert len(node.seen) == 1
+
+
+def test_a_limit_of_bodies_is_none_of_buffered_ones() -> None:
+    options = ["--fastrouter-post-buffering", "1000", "--fastrouter-max-spool", "2000"]
+    options += ["--fastrouter-max-body", "5000"]
+    with RawUwsgiNode() as node, fastrouter("--fastrouter-to", node.spec, *options) as gateway:
+        assert ask(gateway, post(b"x" * 2001)).status == 413
+        assert ask(gateway, post(b"x" * 2000)).status == 200
 
 
 # --- responses --------------------------------------------------------------------------------

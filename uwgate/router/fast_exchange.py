@@ -74,15 +74,15 @@ class FastExchange(Exchange):
     def _begin_general(self) -> None:
         gateway = cast("FastGateway", self.gateway)
         settings = gateway.settings
-        if settings.post_buffering and self.incoming.length:
-            self.phase = SPOOLING
-            self.spool = Spool(
-                settings.post_buffering,
-                settings.max_body or settings.max_spool,
-                settings.post_buffering_dir or None,
-            )
-        else:
+        length = self.incoming.length
+        if not settings.post_buffering or not length:
             self.pick()
+        elif length > settings.max_spool:
+            self.fail(Failure.BODY_TOO_LARGE)  # before all of it is on our disk
+        else:
+            self.phase = SPOOLING
+            directory = settings.post_buffering_dir or None
+            self.spool = Spool(settings.post_buffering, length, directory)
 
     def request_end(self, trailer: bytes = b"") -> None:
         if self.spool is None or self.phase != SPOOLING:
