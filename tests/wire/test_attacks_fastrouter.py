@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from support.fast import ask, fastrouter, request
+from support.nodes import RawHttpNode, SeenHttp
 from support.waiting import free_port, wait_until
 
 from uwgate.subscriptions.packet import Announcement, encode
@@ -44,3 +45,14 @@ def test_a_router_is_not_its_own_node_however_it_is_spelled(listen: str, node: s
                 return "is this router" in gateway.log
 
             wait_until(refused, "the node is seen through")
+
+
+def test_the_host_that_was_routed_by_is_the_host_that_the_node_gets() -> None:
+    """A client may write another one into its target, past whoever looked at Host."""
+    with RawHttpNode() as node:
+        with fastrouter("--fastrouter-to", f"http://{node.address}") as gateway:
+            assert ask(gateway, request(b"http://evil/x", b"GET", b"h")).status == 200
+        seen = node.only()
+        assert isinstance(seen, SeenHttp)
+        assert (seen.target, seen.field(b"host")) == (b"/x", [b"h"])
+        assert b"evil" not in seen.raw

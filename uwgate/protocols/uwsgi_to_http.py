@@ -50,7 +50,9 @@ class Translator:
         line = parse_request_line(b"%b %b HTTP/1.1" % (request.method, target))
         if request.method == b"CONNECT":
             raise Http1Error(Fault.BAD_MESSAGE, "CONNECT")
-        host = line.authority or request.host or request.get(b"SERVER_NAME")
+        # What decided on the node is the host, not what a client wrote into an absolute target:
+        # else one host's node could be asked for another host, past whoever looked at HTTP_HOST.
+        host = request.host or line.authority or request.get(b"SERVER_NAME")
         lines = [b"", b"Host: " + host] if HOST.fullmatch(host) else [b""]
         if request.host and len(lines) == 1:
             raise Http1Error(Fault.BAD_HOST, repr(request.host[:60]))

@@ -109,8 +109,10 @@ def test_hosts() -> None:
     key = (b"UWSGI_FASTROUTER_KEY", b"k")
     assert translate([*pairs, key])[1].host is None
     assert fault_of([*variables(b"/x", b"GET", b"a/b"), key]) is Fault.BAD_HOST
-    line, block = translate(variables(b"http://other/p"))
-    assert (line.line, block.host) == (b"GET /p HTTP/1.1", b"other")
+    line, block = translate(variables(b"http://other/p", b"GET", b"h"))
+    assert (line.line, block.host) == (b"GET /p HTTP/1.1", b"h")  # the key of the request
+    pairs = [each for each in variables(b"http://other/p") if each[0] != b"HTTP_HOST"]
+    assert translate(pairs)[1].host == b"other"
 
 
 def test_path_info_serves_without_request_uri() -> None:
