@@ -132,8 +132,8 @@ class UwsgiRequest(RequestBlock):
 
     @property
     def target(self) -> bytes:
-        """REQUEST_URI as received."""
-        return self.get(b"REQUEST_URI")
+        """REQUEST_URI as received; PATH_INFO of a client that sends nothing else."""
+        return self.get(b"REQUEST_URI") or self.get(b"PATH_INFO")
 
     @property
     def protocol(self) -> bytes:

@@ -46,7 +46,7 @@ class Translator:
 
     def translate(self, request: UwsgiRequest) -> tuple[RequestLine, RequestBlock]:
         """Request line and fields; Http1Error if a part has no form in HTTP."""
-        target = request.target or request.get(b"PATH_INFO")
+        target = request.target
         line = parse_request_line(b"%b %b HTTP/1.1" % (request.method, target))
         if request.method == b"CONNECT":
             raise Http1Error(Fault.BAD_MESSAGE, "CONNECT")

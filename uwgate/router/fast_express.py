@@ -230,7 +230,14 @@ class Express:
             gateway.tally.node_connects += 1
             hop.node.rx += sent
             owners[fd] = hop
-            add(fd, READ)
+            try:
+                add(fd, READ)
+            except OSError as error:  # no memory or no watch left
+                owners.pop(fd, None)
+                front = hop.promote().exchange
+                if front is not None:
+                    front.shortage(error)
+                continue
             if sent != len(packet):
                 hop.promote().send_on(packet[sent:])
 

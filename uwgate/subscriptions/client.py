@@ -10,9 +10,11 @@ seconds), asks ``due`` when to come back, and the datagrams go into an `outbox.O
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -266,7 +268,11 @@ class Announcer:
         """The keys of a key file: ``KEY[,MODIFIER1]`` a line, ``#`` begins a comment line."""
         what = f"keys of {entry.key_file}"
         try:
-            with open(entry.key_file, "rb") as file:
+            # A FIFO in its place must not stop the loop.
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            with open(os.open(entry.key_file, flags), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise OSError(errno.EINVAL, "not a regular file")
                 data = file.read(_MAX_KEY_FILE + 1)
         except OSError as error:
             self._outbox.troubles.report(what, error.strerror or str(error))
