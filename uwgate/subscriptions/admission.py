@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, get_args
+from typing import Protocol, get_args
 
 from uwgate.config.settings import Algo, RouterSubscriptions
 from uwgate.subscriptions.expiry import Expiry
@@ -26,7 +26,6 @@ from uwgate.subscriptions.table import (
     Extra,
     Kind,
     Member,
-    Slot,
     Table,
     joining,
 )
@@ -48,11 +47,6 @@ _COUNTERS = (
 )
 _LINES = 50  # log lines a second of joins, leaves and the like; the rest is summed up
 _COMPLAINTS = 5  # and of refusals
-# Signatures a second that may be wrong before no more are looked at: those of one sender, and those
-# of all who have no node here. A wrong one costs as much as ten packets, and while we look at it
-# the kernel throws away those of nodes, which are overdue then.
-_WRONG, _WRONG_OF_STRANGERS = 500, 1000
-_SENDERS = 1 << 16  # that are counted one by one
 _TIMES = 60  # seconds between two writings of signed times
 _SLICE = 2_000  # members looked at in one go when many expire together
 _PAUSE = 5.0  # seconds between two ticks from which on the process must have been stopped
@@ -113,8 +107,6 @@ class Registry:
         self._identity = Identity(common)
         self._digests: dict[int, Member] = {}  # hash of a datagram -> who sent it last
         self._by_sender: dict[str, int] = {}  # nodes
-        self._wrong: dict[str, int] = {}  # signatures of this second, by sender
-        self._wrong_of_strangers = 0
         self._now = int(time.monotonic())
         self._epoch = time.time() - time.monotonic()
         self._tolerance = int(common.tolerance)
@@ -147,7 +139,7 @@ class Registry:
                 text = f"{announcement.key}: the signature covers no host in {told}"
                 raise AnnouncementError("bad-address", f"{text}; expected HOST:PORT")
             if announcement.command == UNSUBSCRIBE:
-                self._withdraw(announcement, sender, credentials)
+                self._withdraw(announcement, credentials)
             else:
                 # The same bytes of another sender mean another node where they leave the host to
                 # it, and the kernel's word on who it is may be another next time.
@@ -180,7 +172,7 @@ class Registry:
         if signed:
             # First what costs nothing.
             identity.check_time(announcement, member.unix if member is not None else 0)
-            public = self._verify(announcement, slot, sender)
+            public = identity.verify(announcement, slot.verifier if slot is not None else None)
         if member is None:
             member = self._join(announcement, sender, signed=signed)
         if signed:
@@ -190,20 +182,6 @@ class Registry:
         self._remember(member, digest)
         if self._forwarder is not None:
             self._forwarder.forward(key, member, self._now)
-
-    def _verify(self, announcement: Announcement, slot: Slot | None, sender: str) -> Any:
-        """Check the signature, unless too many of the sender's, or of strangers', were wrong."""
-        wrong = self._wrong.get(sender, 0)
-        stranger = sender not in self._by_sender
-        if wrong >= _WRONG or (stranger and self._wrong_of_strangers >= _WRONG_OF_STRANGERS):
-            raise Refused("bad-signature", f"{announcement.key}: not checked, too many were wrong")
-        try:
-            return self._identity.verify(announcement, slot.verifier if slot is not None else None)
-        except Refused:
-            if wrong or len(self._wrong) < _SENDERS:
-                self._wrong[sender] = wrong + 1
-            self._wrong_of_strangers += stranger
-            raise
 
     def _join(self, announcement: Announcement, sender: str, *, signed: bool) -> Member:
         """A new member, not yet filled in."""
@@ -282,9 +260,7 @@ class Registry:
         else:
             self._refreshed += 1
 
-    def _withdraw(
-        self, announcement: Announcement, sender: str, credentials: Credentials | None
-    ) -> None:
+    def _withdraw(self, announcement: Announcement, credentials: Credentials | None) -> None:
         key, address = announcement.key, announcement.address
         member = self.table.find(key, address)
         identity = self._identity
@@ -296,7 +272,8 @@ class Registry:
         if signed:
             newest = self.departed.newest(key, address) if member is None else member.unix
             identity.check_time(announcement, newest)
-            self._verify(announcement, self.table.slots.get(key), sender)
+            slot = self.table.slots.get(key)
+            identity.verify(announcement, slot.verifier if slot is not None else None)
             goodbye = announcement.unix
         if member is None:
             # It was dropped before it said goodbye, which must not come back as an announcement.
@@ -412,8 +389,7 @@ class Registry:
         if self._complaints > _COMPLAINTS:
             count = self._complaints - _COMPLAINTS
             self._log(f"[subscriptions {self.name}] ({count} more refused packets)")
-        self._lines = self._complaints = self._wrong_of_strangers = 0
-        self._wrong.clear()
+        self._lines = self._complaints = 0
 
     def _say(self, text: str) -> None:
         self._lines += 1
