@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -247,8 +248,11 @@ def test_user_who_need_not_sign(keys: Keys, tmp_path: Path) -> None:
         words = ["--subscribe-to", f"{path}:{KEY}", "--subscriptions-use-credentials"]
         if root:
             # Another user can read neither root's interpreter nor, without this, our directory.
-            for parent in (tmp_path, *tmp_path.parents[:2]):
-                parent.chmod(0o755)
+            for parent in (tmp_path, *tmp_path.parents):
+                if parent.stat().st_uid == 0 and parent != Path(tempfile.gettempdir()):
+                    parent.chmod(parent.stat().st_mode | 0o055)
+                else:
+                    break
             words += ["--uid", str(uid)]
         with node(tmp_path, *words, name="exempt", application=not root) as instance:
             gate.joined(instance.address)

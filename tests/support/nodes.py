@@ -220,7 +220,8 @@ class Node:
         """Close every connection."""
         for each in list(self.connections):
             each.shut()
-        wait_until(lambda: self.open_connections() == 0, "connections of the node to close")
+        # A thread each, and some of them in the middle of megabytes.
+        wait_until(lambda: self.open_connections() == 0, "connections of the node to close", 30)
 
     def close(self) -> None:
         """Stop serving and close everything."""

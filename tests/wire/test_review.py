@@ -206,6 +206,8 @@ def test_connection_goes_on_after_an_early_answer(start_gateway: StartGateway) -
         gateway = start_gateway(
             "--http-to", "http://" + path, "--http-stats", stats, "--http-keepalive=30"
         )
+        # Connections are taken in before the statistics are there.
+        wait_until(lambda: os.path.exists(stats), "the statistics")
         sizes = range(200_000, 460_000, 20_000)
         for size in sizes:
             before = counters(stats)["uwgate_received_bytes_total"]
