@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import os
 import selectors
 import socket
-import stat
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,6 +19,7 @@ from uwgate.master.sockets import Bound
 from uwgate.subscriptions.client import AnnounceError, Announcer
 from uwgate.subscriptions.lookup import Lookups
 from uwgate.subscriptions.outbox import Outbox
+from uwgate.subscriptions.socketfile import identity, remove_stale
 
 _MAX_NOTICE = 1024  # bytes of an acknowledgement that are logged
 _NOTICES = 64  # read before other events get their turn
@@ -129,11 +128,11 @@ class NotifySocket:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             self._socket.setblocking(False)
-            _remove_stale(path)
+            remove_stale(path, socket.SOCK_DGRAM)
             self._socket.bind(path)
             if mode is not None:
                 os.chmod(path, mode)
-            self._file = os.stat(path)
+            self._file = identity(path)
         except OSError as error:
             self._socket.close()
             raise StartError(f"notify-socket = {path}: {explain(error)}") from None
@@ -143,8 +142,8 @@ class NotifySocket:
         """Close and remove it, unless another has taken its place."""
         self._selector.unregister(self._socket)
         self._socket.close()
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.lstat(self._path), self._file):
+        if self._file is not None and identity(self._path) == self._file:
+            with contextlib.suppress(OSError):
                 os.unlink(self._path)
 
     def _on_readable(self, mask: int) -> None:
@@ -155,19 +154,6 @@ class NotifySocket:
                 return
             # The log escapes control characters, whoever sent them.
             self._log(f"[notify-socket] {text.decode('utf-8', 'backslashreplace')}")
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a datagram socket that nobody reads, and nothing else."""
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise OSError(errno.EEXIST, "the file exists and is not a socket")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-            result = probe.connect_ex(path)
-        if result == errno.ECONNREFUSED:
-            os.unlink(path)
-        else:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def placed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from uwgate.config.settings import (
     GatewaySettings,
@@ -28,17 +29,8 @@ def http_gateway(
 ) -> Gateway:
     """The HTTP router; ``StartError`` if the code of its mapper cannot be loaded."""
     assert settings.http is not None
-    try:
-        return HttpGateway(
-            settings.http,
-            loop=loop,
-            request_log=request_log,
-            server_name=server_name,
-            log=log,
-            measured=settings.process.stats is not None,
-        )
-    except ValueError as error:
-        raise StartError(f"http-use-code-string: {error}") from None
+    make = partial(HttpGateway, settings.http, measured=settings.process.stats is not None)
+    return _made("http", make, loop, request_log, server_name, log)
 
 
 def fast_gateway(
@@ -50,17 +42,22 @@ def fast_gateway(
 ) -> Gateway:
     """The fastrouter; ``StartError`` if the code of its mapper cannot be loaded."""
     assert settings.fastrouter is not None
+    make = partial(FastGateway, settings.fastrouter, measured=settings.process.stats is not None)
+    return _made("fastrouter", make, loop, request_log, server_name, log)
+
+
+def _made(
+    name: str,
+    make: Callable[..., Gateway],
+    loop: asyncio.AbstractEventLoop,
+    request_log: RequestLog | None,
+    server_name: bytes,
+    log: Callable[[str], None],
+) -> Gateway:
     try:
-        return FastGateway(
-            settings.fastrouter,
-            loop=loop,
-            request_log=request_log,
-            server_name=server_name,
-            log=log,
-            measured=settings.process.stats is not None,
-        )
+        return make(loop=loop, request_log=request_log, server_name=server_name, log=log)
     except ValueError as error:
-        raise StartError(f"fastrouter-use-code-string: {error}") from None
+        raise StartError(f"{name}-use-code-string: {error}") from None
 
 
 FACTORIES: Mapping[str, GatewayFactory] = {"http": http_gateway, "fastrouter": fast_gateway}

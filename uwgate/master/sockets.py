@@ -22,12 +22,12 @@ from typing import Any
 from uwgate.config.settings import Endpoint, ProcessSettings
 from uwgate.master.errors import StartError, explain
 from uwgate.observe.backlog import socket_name
+from uwgate.subscriptions.socketfile import identity, remove_stale
 
 # <linux/in.h>, <linux/in6.h>; Python has no names for them.
 _IP_FREEBIND = 15
 _IPV6_FREEBIND = 78
 # sockaddr_un.sun_path without its final NUL; abstract names carry two NULs of ours.
-_MAX_PATH = 107
 _MAX_ABSTRACT = 106
 
 
@@ -56,7 +56,7 @@ class Bound:
 
     def vacuum(self) -> None:
         """Remove the file of a unix socket, unless another has taken its place."""
-        if self.file is not None and _identity(self.endpoint.path) == self.file:
+        if self.file is not None and identity(self.endpoint.path) == self.file:
             with contextlib.suppress(OSError):
                 os.unlink(self.endpoint.path)
 
@@ -134,7 +134,7 @@ class Binder:
                 sockets = [self._unix(endpoint)]
         except OSError as error:
             raise _failure(option, endpoint, explain(error)) from None
-        file = _identity(endpoint.path) if endpoint.kind == "unix" else None
+        file = identity(endpoint.path) if endpoint.kind == "unix" else None
         bound = Bound(option, endpoint, socket_name(sockets[0]), tuple(sockets), file)
         self.bound.append(bound)
         return bound
@@ -188,7 +188,7 @@ class Binder:
             if endpoint.kind == "abstract":
                 sock.bind(abstract_address(endpoint.path))
             else:
-                _remove_stale(endpoint.path)
+                remove_stale(endpoint.path, socket.SOCK_STREAM)
                 sock.bind(endpoint.path)
                 if self._process.chmod_socket is not None:
                     # Before listen: until then nobody gets in with the mode of the umask.
@@ -245,31 +245,3 @@ def _adopt(number: int) -> socket.socket:
         return sock
     sock.detach()
     raise OSError(errno.EINVAL, reason)
-
-
-def _remove_stale(path: str) -> None:
-    """Make room for a unix socket: remove one that nobody listens on, and nothing else."""
-    if len(os.fsencode(path)) > _MAX_PATH:
-        raise OSError(errno.ENAMETOOLONG, f"path is longer than {_MAX_PATH} bytes")
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise OSError(errno.EEXIST, "the file exists and is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        result = probe.connect_ex(path)
-    if result in (0, errno.EAGAIN):
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    os.unlink(path)
-
-
-def _identity(path: str) -> tuple[int, int, int] | None:
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None
-    # The time, too: a number that became free is often given to the very next file.
-    identity = (found.st_dev, found.st_ino, found.st_mtime_ns)
-    return identity if stat.S_ISSOCK(found.st_mode) else None

@@ -13,13 +13,13 @@ import errno
 import ipaddress
 import os
 import socket
-import stat
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from uwgate.config.settings import Endpoint
 from uwgate.subscriptions.packet import MAX_DATAGRAM
+from uwgate.subscriptions.socketfile import identity, remove_stale
 
 Credentials = tuple[int, int, int]
 """pid, uid and gid of a sender on this machine, as the kernel tells them."""
@@ -36,7 +36,6 @@ MAX_SENDERS = 1 << 16
 _BUFFER = 4 << 20  # of the kernel, bytes: 10,000 small datagrams, as every one counts 400 or more
 _SIZE = MAX_DATAGRAM + 1  # one more shows that there was more
 _BROADCAST = "255.255.255.255"
-_MAX_PATH = 107  # sockaddr_un.sun_path without its final NUL
 _EMPTY = (errno.EAGAIN, errno.EINTR)
 
 # <asm-generic/socket.h>, <linux/sock_diag.h>; Python has no names for them.
@@ -96,7 +95,7 @@ class DatagramServer:
             self._read = self._read_credentials if credentials else self._read_unix
         else:
             raise OSError(errno.EINVAL, "a subscription server is HOST:PORT or a path")
-        self._file = _identity(self._path) if self._path else None
+        self._file = identity(self._path) if self._path else None
         self.name = _name(self._socket)
 
     def fileno(self) -> int:
@@ -141,7 +140,7 @@ class DatagramServer:
 
     def vacuum(self) -> None:
         """Remove the file of a unix socket, unless another has taken its place."""
-        if self._file is not None and _identity(self._path) == self._file:
+        if self._file is not None and identity(self._path) == self._file:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
 
@@ -287,7 +286,7 @@ def _memberships(group: bytes, address: tuple[Any, ...]) -> Iterator[tuple[int, 
 
 
 def _unix(path: str, mode: int | None, *, credentials: bool) -> socket.socket:
-    _remove_stale(path)
+    remove_stale(path, socket.SOCK_DGRAM)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     # The mode is there from the first moment on: nobody's packet gets in between.
     mask = None if mode is None else os.umask(0o777 & ~mode)
@@ -308,43 +307,12 @@ def _unix(path: str, mode: int | None, *, credentials: bool) -> socket.socket:
     return sock
 
 
-def _remove_stale(path: str) -> None:
-    """Make room for a unix socket: remove one that nobody reads from, and nothing else."""
-    if len(os.fsencode(path)) > _MAX_PATH:
-        raise OSError(errno.ENAMETOOLONG, f"path is longer than {_MAX_PATH} bytes")
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise OSError(errno.EEXIST, "the file exists and is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        probe.setblocking(False)
-        # A stream socket in use answers EPROTOTYPE, and one of somebody else's EACCES.
-        result = probe.connect_ex(path)
-    if result == errno.EACCES:
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-    if result != errno.ECONNREFUSED:
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    os.unlink(path)
-
-
 def _enlarge(sock: socket.socket) -> None:
     """Ask for a large buffer: all nodes may announce themselves in the same moment."""
     for option in (_SO_RCVBUFFORCE, socket.SO_RCVBUF):
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
             return
-
-
-def _identity(path: str) -> tuple[int, int, int] | None:
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None
-    # The time, too: a number that became free is often given to the very next file.
-    identity = (found.st_dev, found.st_ino, found.st_mtime_ns)
-    return identity if stat.S_ISSOCK(found.st_mode) else None
 
 
 def _name(sock: socket.socket) -> str:

@@ -135,6 +135,8 @@ def refused(port: int) -> bool:
         socket.create_connection(("127.0.0.1", port), 5).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # its socket was closed in this very moment
+        return False
     return False
 
 
