@@ -96,7 +96,7 @@ class Registry:
         self.servers: list[str] = []
         self.own: frozenset[str] = frozenset()
         self.departed = Departed(common.sign_tolerance)
-        self.counters = dict.fromkeys(_COUNTERS, 0)
+        self._counters = dict.fromkeys(_COUNTERS, 0)
         self.rejected: dict[str, int] = {}
         self.dirty = False  # changed since the state was written
         self._received = self._refreshed = 0
@@ -113,6 +113,16 @@ class Registry:
         self._spared_until = 0
         self._expiry = Expiry(self._tolerance)
         self._lines = self._complaints = 0
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What became of packets and members, by name."""
+        counters = self._counters
+        counters["received"] = self._received
+        counters["refreshed"] = self._refreshed
+        if self._forwarder is not None:
+            counters["forwarded"] = self._forwarder.sent
+        return counters
 
     # --- datagrams ----------------------------------------------------------------------------
 
@@ -209,7 +219,7 @@ class Registry:
         member.joined = int(self._now + self._epoch)
         self._by_sender[sender] = here + 1
         self._expiry.watch(member)
-        self.counters["joined"] += 1
+        self._counters["joined"] += 1
         if self._lines < _LINES:
             details = f"weight: {announcement.weight}, backup: {announcement.backup}, from {sender}"
             self._say(f"{key} => new node: {address} ({details})")
@@ -217,7 +227,7 @@ class Registry:
             self._lines += 1
         self.dirty = True
         if announcement.notify and self._acknowledge is not None and _local(sender):
-            self.counters["acknowledged"] += 1
+            self._counters["acknowledged"] += 1
             self._acknowledge(announcement.notify, key, address)
         return member
 
@@ -252,7 +262,7 @@ class Registry:
             member.marked = False
             self._publish(joining(member))
             if not fresh:
-                self.counters["updated"] += 1
+                self._counters["updated"] += 1
                 self.dirty = True
         elif member.marked:
             member.marked = False
@@ -280,7 +290,7 @@ class Registry:
             self.departed.left(key, address, newest, goodbye)
             return
         self._say(f"{key} => node left: {address} (it said goodbye)")
-        self.counters["left"] += 1
+        self._counters["left"] += 1
         self._remove(member, member.unix, goodbye)
 
     # --- members ------------------------------------------------------------------------------
@@ -325,7 +335,7 @@ class Registry:
             return
         member.marked = True
         self._forget_digest(member)  # its next announcement is more than a repetition
-        self.counters["marked"] += 1
+        self._counters["marked"] += 1
         self._say(f"{key} => marking {address} as failed ({reason})")
         self._publish([MARK, key, address])
 
@@ -338,7 +348,7 @@ class Registry:
 
     def revived(self, member: Member, reason: str) -> None:
         """A marked member is of use again."""
-        self.counters["revived"] += 1
+        self._counters["revived"] += 1
         self._say(f"{member.slot.key} => {member.address} is back ({reason})")
         self._publish([REVIVE, member.slot.key, member.address])
 
@@ -369,17 +379,13 @@ class Registry:
             if self._identity.signs and not self._now % _TIMES:
                 self.dirty = True  # a crash must not make old packets count again
             self.departed.forget_old(now + self._epoch)
-        self.counters["received"] = self._received
-        self.counters["refreshed"] = self._refreshed
-        if self._forwarder is not None:
-            self.counters["forwarded"] = self._forwarder.sent
         if self._now < self._spared_until:
             return False
         for member in self._expiry.due(self._now, _SLICE):
             silent = self._now - member.seen
             text = f"no announce received in {silent} seconds"
             self._say(f"{member.slot.key} => marking {member.address} as failed ({text})")
-            self.counters["expired"] += 1
+            self._counters["expired"] += 1
             self._remove(member, member.unix)
         return self._expiry.pending
 
