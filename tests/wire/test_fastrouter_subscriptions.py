@@ -91,6 +91,23 @@ def test_a_node_that_died_is_left_out() -> None:
         assert len(node.seen) == 6
 
 
+def test_the_key_stays_when_a_head_is_made_of_the_packet() -> None:
+    """The first node is an HTTP one that is gone: the next is one of the same key, not of Host."""
+    with RawHttpNode() as node, routing("--subscription-algo=lrc") as router:
+        packet = packed([*variables(b"/x", b"GET", b"other.test"), (b"UWSGI_FASTROUTER_KEY", b"k")])
+        router.announce("k", node)
+        wait_until(lambda: ask(router.gateway, packet).status == 200, "the worker to know")
+        gone = dead_address()
+        joins = Announcement("k", gone, protocol="http")
+        router.send(joins, f"k => new node: {gone} ")
+
+        def dead_was_asked() -> bool:
+            assert ask(router.gateway, packet).status == 200
+            return "unable to connect" in router.gateway.log
+
+        wait_until(dead_was_asked, "the dead node to be asked")
+
+
 def test_mountpoints_are_of_the_uri() -> None:
     with RawUwsgiNode() as app, RawUwsgiNode() as rest, routing(
         "--subscription-mountpoints=1"

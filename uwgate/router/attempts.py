@@ -140,11 +140,12 @@ class Attempts:
 
     def key(self) -> str:
         """The routing key."""
-        gateway = self.gateway
-        key = self.block.key or gateway.default_key
-        if gateway.mountpoints:
-            key += mount_path(self.request.target, gateway.mountpoints)
-        return key
+        return self.placed(self.block.key or self.gateway.default_key, self.request.target)
+
+    def placed(self, key: str, target: bytes) -> str:
+        """The key with the part of the path that belongs to it."""
+        segments = self.gateway.mountpoints
+        return key + mount_path(target, segments) if segments else key
 
     def token(self, key: str) -> bytes:
         """What hashing algorithms look at."""

@@ -94,6 +94,10 @@ class FastExchange(Exchange):
         self.phase = RESOLVING
         self.pick()
 
+    def key(self) -> str:
+        # Not that of ``block``: the head for an HTTP node knows the host only.
+        return self.placed(self.incoming.key, self.incoming.target)
+
     def pick(self) -> None:
         if self.incoming.key:
             super().pick()
