@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -315,6 +316,10 @@ def test_gateways_are_a_column_if_there_are_several() -> None:
 # --- on a terminal --------------------------------------------------------------------------------
 
 
+def _interruptible() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Terminal:
     """The command on a terminal of 100 columns and ``height`` lines."""
 
@@ -329,6 +334,8 @@ class Terminal:
             stdin=subprocess.DEVNULL,
             stdout=slave,
             stderr=slave,
+            # Ignored signals are inherited: nohup, and shells that start things in the background.
+            preexec_fn=_interruptible,
         )
         os.close(slave)
         self.seen = ""
