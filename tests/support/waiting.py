@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import time
@@ -21,13 +22,25 @@ def wait_until(
         time.sleep(0.002)
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
     """A TCP port of 127.0.0.1 nobody listens on, outside the ephemeral range.
 
     Outside, because an outgoing connection of a test could otherwise take it before its listener.
+    No port is given twice, neither here nor in another process of the same run (pytest-xdist).
     """
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    size = 12000 // count
     while True:
-        port = random.randrange(20000, 32000)
+        port = 20000 + number * size + random.randrange(size)
+        if port in _given:
+            continue
+        if len(_given) > size // 2:
+            _given.clear()  # the first ones are long free again
+        _given.add(port)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
