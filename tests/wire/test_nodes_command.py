@@ -471,3 +471,25 @@ def test_subscribed_nodes_of_a_running_gateway(
     counters = document()["subscription_counters"]["http"]
     assert (counters["keys"], counters["nodes"], counters["joined"]) == (1, 2, 2)
     assert counters["servers"] == [f"127.0.0.1:{port}"]
+
+
+def test_packets_above_the_rate_are_counted(
+    start_gateway: StartGateway, uwsgi_node: RawUwsgiNode
+) -> None:
+    stats, port = f"127.0.0.1:{free_port()}", free_port()
+    start_gateway(
+        *("--http-subscription-server", f"127.0.0.1:{port}", "--http-stats", stats),
+        *("--subscription-max-rate", "5"),
+    )
+    wait_until(lambda: run(stats)[0] == 0, "the statistics")
+    packet = encode(Announcement("example.com", uwsgi_node.spec))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(100):
+            sender.sendto(packet, ("127.0.0.1", port))
+
+    def counted() -> bool:
+        counters = json.loads(run("--json", stats)[1])["subscription_counters"]["http"]
+        # A second may have ended in between.
+        return counters["joined"] == 1 and counters["rejected"].get("rate", 0) >= 90
+
+    wait_until(counted, "what was dropped")

@@ -115,10 +115,15 @@ class GatewaySubscriptions(Registry):
         super().reached(key, address)
         self.told()
 
-    @property
-    def dropped(self) -> int:
-        """Packets that were not even looked at: over the rate, or lost by the kernel."""
-        return sum(server.dropped + server.lost for server in self.sockets)
+    def count_unread(self) -> None:
+        """Count packets that were not even looked at among those refused: ``rate``, over the limit
+        of their sender; ``lost``, dropped by the kernel, whose queue was full."""
+        for word, count in (
+            ("rate", sum(server.dropped for server in self.sockets)),
+            ("lost", sum(server.lost for server in self.sockets)),
+        ):
+            if count:
+                self.rejected[word] = count
 
     def retire(self) -> None:
         """Tell other routers that we are gone. What nodes still say does not bring us back."""
@@ -265,8 +270,10 @@ class Subscriptions:
         for gateway in self.gateways.values():
             more = gateway.tick(now) or more
             members += gateway.table.members
-            for server in gateway.sockets if second else ():
-                server.tick()
+            if second:
+                gateway.count_unread()
+                for server in gateway.sockets:
+                    server.tick()
             if gateway.resubscriber is not None:
                 gateway.resubscriber.tick(now)
             if gateway.dirty and self._keeper is not None:

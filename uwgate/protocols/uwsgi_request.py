@@ -21,9 +21,6 @@ from uwgate.protocols.http1 import (
 from uwgate.protocols.http1_request import IDEMPOTENT, RequestBlock
 from uwgate.protocols.uwsgi import parse_packet
 
-MAX_PACKET = 4 + 65535
-"""Longest packet in bytes: the header and what the u16 ``datasize`` can say."""
-
 _MAX_KEY = 255  # longer values are no keys (uWSGI)
 _REMEMBERED = 4096  # bytes of a packet or tail that is remembered
 _LAYOUT = 1024  # bytes of a head whose layout is remembered
