@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
+from uwgate.config.settings_tls import CacheSettings, ListenerTls, Redirect, TlsSettings
+
 Network = IPv4Network | IPv6Network
 
 
@@ -179,9 +181,14 @@ class AnnounceSettings:
 
 @dataclass(frozen=True, slots=True)
 class ListenerSettings:
-    """One ``http`` option: where to listen."""
+    """One ``http``, ``https``, ``https2`` or ``http-to-https``: where to listen, and for what.
+
+    ``tls``: None for clear text. ``redirect``: not None for ``http-to-https``.
+    """
 
     endpoint: Endpoint
+    tls: ListenerTls | None = None
+    redirect: Redirect | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +265,10 @@ class HttpSettings(GatewaySettings):
     via: str = "uwgate"  # pseudonym in Via towards HTTP nodes; "" = no Via
     allow_underscores: bool = False  # uwsgi nodes: keep header names with "_"
     error_pages: dict[int, ErrorPage] = field(default_factory=dict)
+    tls: TlsSettings | None = None  # not None where a listener has TLS
+    export_cert: bool = False  # https-export-cert: HTTPS_CC towards uwsgi nodes
+    client_headers: bool = False  # https-client-headers: X-SSL-Client-* towards HTTP nodes
+    hsts: str = ""  # value of Strict-Transport-Security on responses over TLS; "" = none
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,3 +329,4 @@ class Settings:
     announce: AnnounceSettings = AnnounceSettings()
     subscriptions: SubscriptionSettings = SubscriptionSettings()
     fastrouter: FastSettings | None = None
+    caches: tuple[CacheSettings, ...] = ()

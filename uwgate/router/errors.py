@@ -20,6 +20,7 @@ class Failure(Enum):
     BAD_CHUNK = (400, "bad-chunk", "The chunked request body is malformed.")
     BAD_HOST = (400, "bad-host", "The Host field is missing, repeated or malformed.")
     BAD_PROXY = (400, "bad-proxy-header", "The PROXY protocol header is malformed or not allowed.")
+    PLAIN_HTTP = (400, "plain-http", "This port speaks HTTPS; the request came in clear text.")
     METHOD_REFUSED = (405, "method-refused", "This method is not served here.")
     HEAD_TIMEOUT = (408, "head-timeout", "The request head did not arrive in time.")
     BODY_TIMEOUT = (408, "body-timeout", "The request body did not arrive in time.")
@@ -27,6 +28,7 @@ class Failure(Enum):
     BODY_TOO_LARGE = (413, "body-too-large", "The request body is larger than allowed.")
     URI_TOO_LONG = (414, "uri-too-long", "The request target is longer than allowed.")
     EXPECTATION = (417, "bad-expectation", "The expectation is not known.")
+    MISDIRECTED = (421, "misdirected", "This name needs a TLS connection of its own.")
     HEAD_TOO_LARGE = (431, "head-too-large", "The request head is larger than allowed.")
     PACKET_TOO_LARGE = (431, "packet-too-large", "The request head does not fit a uwsgi packet.")
     INTERNAL = (500, "internal-error", "The gateway failed.")
@@ -50,6 +52,15 @@ class Failure(Enum):
     NODE_STALLED = (0, "node-stalled", "The application stopped in the middle of its answer.")
     TUNNEL_TIMEOUT = (0, "tunnel-timeout", "A tunnelled connection was silent for too long.")
     KILLED = (0, "killed", "The gateway was stopped before the response was complete.")
+    # TLS connections that ended before (or instead of) a request.
+    TLS_TIMEOUT = (0, "tls-timeout", "The TLS handshake took too long.")
+    TLS_CLOSED = (0, "tls-closed", "The client left during the TLS handshake.")
+    TLS_HELLO = (0, "tls-bad-hello", "What came is no TLS ClientHello, or too large a one.")
+    TLS_NAME = (0, "tls-unknown-name", "There is no certificate for this name (sni-strict).")
+    TLS_VERSION = (0, "tls-version", "Client and gateway have no TLS version or cipher in common.")
+    TLS_CLIENT_CERT = (0, "tls-client-cert", "The client certificate is missing or not verifiable.")
+    TLS_FAILED = (0, "tls-failed", "The TLS handshake failed.")
+    TLS_BROKEN = (0, "tls-broken", "A TLS record after the handshake is not valid.")
 
     def __init__(self, status: int, word: str, text: str) -> None:
         self.status = status
@@ -76,6 +87,7 @@ PHRASES: dict[int, str] = {
     413: "Content Too Large",
     414: "URI Too Long",
     417: "Expectation Failed",
+    421: "Misdirected Request",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     501: "Not Implemented",

@@ -1,0 +1,1 @@
+"""TLS: contexts, names, sessions and tickets that workers and machines share."""
