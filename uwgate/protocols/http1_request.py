@@ -73,7 +73,8 @@ def _claims_client(name: bytes) -> bool:
 @dataclass(frozen=True, slots=True)
 class RequestPolicy:
     """What a parser lets through. ``trusted``: the peer's forwarding fields are believed.
-    ``general``: no block is simple, as some field of it decides on the node."""
+    ``general``: no block is simple, as some field of it decides on the node. ``strip_tls``:
+    ``X-SSL-…`` fields of clients are removed, as the gateway says such things itself."""
 
     trusted: bool = False
     x_forwarded: bool = True
@@ -83,6 +84,7 @@ class RequestPolicy:
     server_name_as_host: bool = False
     max_fields: int = 128
     general: bool = False
+    strip_tls: bool = False
 
 
 class RequestLine:
@@ -281,6 +283,8 @@ class RequestParser:
                 continue
             name, value = split_field(line)
             if not self.policy.trusted and _claims_client(name):
+                continue
+            if self.policy.strip_tls and name.replace(b"_", b"-").startswith(b"x-ssl-"):
                 continue
             if name in STEERING:
                 fields.values.setdefault(name, []).append(value)

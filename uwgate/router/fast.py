@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from _socket import socket as new_socket  # see upstream_uwsgi
 from collections.abc import Callable
 from typing import cast
@@ -11,19 +10,15 @@ from typing import cast
 from uwgate.config.settings import FastSettings
 from uwgate.protocols.uwsgi_request import PacketReader
 from uwgate.protocols.uwsgi_to_http import Translator
+from uwgate.router.acceptor import Acceptor
 from uwgate.router.facts import RequestLog
-from uwgate.router.fast_client import DONTWAIT
 from uwgate.router.fast_express import Express
 from uwgate.router.fast_front import HEAD, FastFront
 from uwgate.router.front import Connection
 from uwgate.router.gateway import Gateway, Listener
-from uwgate.router.poller import BATCH, READ, Poller
+from uwgate.router.poller import BATCH, Poller
 
-_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
-_FIRST_READ = 16384  # larger packets are rare, and take one more call
 _ROUNDS = 8  # looks at the sockets in a row, before timers and HTTP nodes get their turn
-_BATCH = 64  # connections taken in a row, before those that are there get their turn
-_PAUSE = 0.1  # seconds without accepting when there is no descriptor left
 
 
 class FastGateway(Gateway):
@@ -84,7 +79,8 @@ class FastGateway(Gateway):
     async def accept(self, listener: Listener) -> Acceptor:
         """Accept uwsgi clients on a socket."""
         # Who is cheap stops and begins again.
-        return Acceptor(self, listener.sock.dup() if self.settings.cheap else listener.sock)
+        sock = listener.sock.dup() if self.settings.cheap else listener.sock
+        return Acceptor(self, sock, self.welcome)
 
     def make_poller(self) -> Poller:
         self.in_round = False  # packets and answers will be sent without being asked for
@@ -179,69 +175,3 @@ class FastPoller(Poller):
             gateway.in_round = False
             if gateway.unsent or gateway.express.departing or gateway.express.answered:
                 gateway.flush_soon()  # an owner has failed
-
-
-class Acceptor:
-    """A listening socket under the poller."""
-
-    __slots__ = ("_accept", "_closed", "_family", "_gateway", "_sock", "_watched")
-
-    def __init__(self, gateway: FastGateway, sock: socket.socket) -> None:
-        self._gateway = gateway
-        self._sock = sock
-        self._accept = sock._accept  # type: ignore[attr-defined]
-        self._family = sock.family.value
-        self._closed = self._watched = False
-        sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
-            # Inherited by what it accepts: answers that come in pieces do not wait for each other.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.resume()
-
-    def ready(self, events: int) -> None:
-        """Clients have connected."""
-        gateway, accept, family = self._gateway, self._accept, self._family
-        fresh: list[tuple[new_socket, bytes | None]] = []
-        for _ in range(_BATCH):
-            try:
-                fd = accept()[0]
-            except BlockingIOError:
-                break
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:
-                gateway.complain(f"cannot accept connections: {error.strerror}")
-                self.pause()
-                gateway.loop.call_later(_PAUSE, self.resume)
-                break
-            sock = new_socket(family, _STREAM, 0, fd)  # with all four, the kernel is not asked
-            data: bytes | None
-            try:
-                data = sock.recv(_FIRST_READ, DONTWAIT)
-            except BlockingIOError:
-                data = None
-            except OSError:
-                data = b""
-            fresh.append((sock, data))
-        # All of them are read before the first is served: each read wakes its client if that
-        # sleeps, and the sooner they follow each other the fewer do.
-        gateway.welcome(fresh)
-
-    def pause(self) -> None:
-        """Leave connections in the queue for now."""
-        if self._watched:
-            self._watched = False
-            self._gateway.poller.suspend(self._sock.fileno())
-
-    def resume(self) -> None:
-        """Accept again."""
-        if not self._closed and not self._watched:
-            self._watched = True
-            self._gateway.poller.register(self._sock.fileno(), self, READ)
-
-    def close(self) -> None:
-        """Accept no more. The master and other workers may hold the same socket, so closing it
-        would not take it out of the poller."""
-        self.pause()
-        self._closed = True
-        self._sock.close()

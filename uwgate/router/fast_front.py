@@ -57,7 +57,7 @@ class FastFront(FastClient):
     )
 
     persist = False
-    http_tail = uwsgi_constants = b""
+    http_tail = uwsgi_constants = tls_lines = b""
 
     def __init__(self, gateway: FastGateway) -> None:
         super().__init__(gateway)

@@ -19,6 +19,7 @@ class Front(Protocol):
     client: bytes
     http_tail: bytes
     scheme: bytes
+    tls_lines: bytes
     uwsgi_constants: bytes
 
     def whole(self, head: ResponseHead, data: bytes, end: int) -> None:

@@ -29,6 +29,7 @@ from uwgate.router.tally import Tally
 from uwgate.router.upstream_http import HttpBack
 from uwgate.router.upstream_uwsgi import UwsgiBack
 from uwgate.subscriptions.table import Change, Table
+from uwgate.tls.terminator import Terminator
 
 _COMPLAINTS = 20  # log lines a second that traffic can cause
 
@@ -176,6 +177,9 @@ class Gateway:
     async def accept(self, listener: Listener) -> Accepting:
         """Begin to accept clients on a socket."""
         raise AssertionError
+
+    def use_tls(self, terminator: Terminator) -> None:
+        """Terminate TLS with this; of no use to a gateway that has no such listener."""
 
     # --- life -------------------------------------------------------------------------------------
 

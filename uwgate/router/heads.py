@@ -33,6 +33,7 @@ def http_head(exchange: Exchange) -> bytes:
         parts.append(b"\r\nX-Forwarded-Proto: " + (block.x_proto or front.scheme))
     if settings.forwarded:
         parts.append(b"\r\nForwarded: " + forwarded(exchange))
+    parts.append(front.tls_lines)
     parts.append(b"\r\n\r\n")
     return b"".join(parts)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import ip_address
 
-from uwgate.config.settings import HttpSettings
+from uwgate.config.settings import HttpSettings, ListenerSettings
 from uwgate.protocols.http1 import Fault, Http1Error
 from uwgate.protocols.http1_request import (
     RequestLine,
@@ -18,11 +18,14 @@ from uwgate.protocols.http1_request import (
     parse_request_line,
 )
 from uwgate.protocols.uwsgi import var
+from uwgate.router.acceptor import Acceptor
 from uwgate.router.affinity import Sticky
 from uwgate.router.facts import RequestLog
-from uwgate.router.gateway import Gateway, Listener
+from uwgate.router.gateway import Accepting, Gateway, Listener
 from uwgate.router.http1_front import Http1Front
 from uwgate.router.http1_responses import KEPT_HEAD
+from uwgate.router.tls_accept import TlsConnection, TlsDoor
+from uwgate.tls.terminator import Terminator
 
 _ACCEPT = re.compile(rb"(?i)\r\nAccept:[ \t]*([^\r\n]*)")
 _RTSP_LINE = re.compile(rb"([A-Z_]+) ([\x21\x22\x24-\x7e]+) RTSP/1\.0")
@@ -44,6 +47,8 @@ class HttpGateway(Gateway):
         log: Callable[[str], None] = print,
         measured: bool = False,
     ) -> None:
+        self.terminator: Terminator | None = None
+        self.handshaking: set[TlsConnection] = set()
         super().__init__(
             settings,
             loop=loop,
@@ -77,6 +82,7 @@ class HttpGateway(Gateway):
                 allow_underscores=settings.allow_underscores,
                 server_name_as_host=settings.server_name_as_http_host,
                 max_fields=settings.max_headers,
+                strip_tls=settings.client_headers,
                 general=bool(settings.sticky) or settings.hash_by.kind in ("header", "cookie"),
             )
 
@@ -86,8 +92,18 @@ class HttpGateway(Gateway):
     def _on_tick(self, now: float) -> None:
         super()._on_tick(now)
         self.idle_deadline = now + self.settings.keepalive_timeout
+        if self.terminator is not None:
+            self.terminator.tick(now)
 
-    async def accept(self, listener: Listener) -> asyncio.AbstractServer:
+    def use_tls(self, terminator: Terminator) -> None:
+        self.terminator = terminator
+
+    async def start(self, sockets: Sequence[tuple[ListenerSettings, socket.socket]]) -> None:
+        if self.terminator is not None:
+            self.terminator.start(self.loop, self.complain)
+        await super().start(sockets)
+
+    async def accept(self, listener: Listener) -> Accepting:
         """Accept HTTP clients on a socket."""
         # Who is cheap stops and begins again, and a server closes the socket that it is given.
         sock = listener.sock.dup() if self.settings.cheap else listener.sock
@@ -100,6 +116,11 @@ class HttpGateway(Gateway):
                 var(b"UWSGI_ROUTER", b"http"),
             )
         )
+        settings = listener.settings
+        if settings.tls is not None:
+            # HTTP/1 is what a client speaks that negotiates nothing.
+            http1 = partial(Http1Front, self, constants)
+            return Acceptor(self, sock, TlsDoor(self, settings.tls, {None: http1}).welcome)
         front = partial(Http1Front, self, constants)
         if sock.family == socket.AF_UNIX:
             return await self.loop.create_unix_server(front, sock=sock)
@@ -109,9 +130,23 @@ class HttpGateway(Gateway):
         self.keepalive = False
         super().drain(on_drained)
 
+    @property
+    def drained(self) -> bool:
+        return not self.handshaking and super().drained
+
     async def close(self) -> None:
         self.keepalive = False
+        for connection in list(self.handshaking):
+            connection.cut()
+        if self.terminator is not None:
+            self.terminator.close()
         await super().close()
+
+    def snapshot(self) -> dict[str, object]:
+        snapshot = super().snapshot()
+        if self.terminator is not None:
+            snapshot["tls"] = {"handshaking": len(self.handshaking), **self.terminator.snapshot()}
+        return snapshot
 
     # --- questions of the fronts ------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from uwgate.router.http1_responses import (
 )
 from uwgate.router.phases import IDLE
 from uwgate.router.preface import Preface, PrefaceError
+from uwgate.router.tls_facts import header_lines, variables
 from uwgate.router.upstream import RAW
 
 if TYPE_CHECKING:
@@ -76,14 +77,17 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         gateway = self.gateway
         gateway.fronts.add(self)
-        gateway.tally.accepted += 1
-        gateway.tally.connections += 1
+        self.tls = transport.get_extra_info("tls")
+        tls = self.tls is not None
+        if not tls:  # else they have been counted before the handshake
+            gateway.tally.accepted += 1
+            gateway.tally.connections += 1
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
-            self.set_client(peer[0].encode("ascii"), peer[1], tls=False)
+            self.set_client(peer[0].encode("ascii"), peer[1], tls=tls)
         else:
-            self.set_client(b"", 0, tls=False)
-        if gateway.has_preface:
+            self.set_client(b"", 0, tls=tls)
+        if gateway.has_preface and not tls:
             self.preface = Preface.for_peer(gateway.settings, self.client)
             if self.preface is not None:
                 self.stage = PREFACE
@@ -99,16 +103,27 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
         self.scheme = scheme = b"https" if tls else b"http"
         trusted = gateway.trusts(address)
         self.parser = gateway.trusted_parser if trusted else gateway.parser
-        if not gateway.settings.x_forwarded:
-            self.http_tail = b"\r\n\r\n"
+        settings = gateway.settings
+        if self.tls is not None and settings.client_headers:
+            self.tls_lines = header_lines(self.tls)
+        if not settings.x_forwarded:
+            self.http_tail = self.tls_lines + b"\r\n\r\n"
         else:
             named = b"\r\nX-Forwarded-For: " + address if address else b""
-            self.http_tail = b"%b\r\nX-Forwarded-Proto: %b\r\n\r\n" % (named, scheme)
+            self.http_tail = b"%b\r\nX-Forwarded-Proto: %b%b\r\n\r\n" % (
+                named,
+                scheme,
+                self.tls_lines,
+            )
         if gateway.any_uwsgi:
+            of_client = b""
+            if self.tls is not None and self.tls.der is not None:
+                of_client = variables(self.tls, export=settings.export_cert)
             self.uwsgi_constants = b"".join(
                 (
                     self.constants,
                     var(b"HTTPS", b"on") if tls else b"",
+                    of_client,
                     var(b"REMOTE_ADDR", address or b"0.0.0.0"),
                     var(b"REMOTE_PORT", b"%d" % port),
                 )
@@ -238,6 +253,8 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
                 block = self.parser.parse(whole)
             except Http1Error:
                 return None
+            if self.tls is not None and not self.admits(block):
+                return None
             self._learn(whole)
             self.block = block
         if rest is None or varying is None:
@@ -246,6 +263,15 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
             exchange.extra = varying.extra
             exchange.extra_variables = varying.extra_variables() if self.gateway.any_uwsgi else b""
         return block
+
+    def admits(self, block: RequestBlock) -> bool:
+        """Whether this TLS connection may carry requests for that Host: what is asked of clients
+        there (a certificate, of which CA) must have been asked here (RFC 9110 §7.4)."""
+        terminator, peer = self.gateway.terminator, self.tls
+        if terminator is None or peer is None or not terminator.any_domain:
+            return True
+        host = block.host.decode("latin-1") if block.host is not None else peer.server_name
+        return terminator.domain_of(peer.listener, host) == peer.domain
 
     def _learn(self, raw: bytes) -> None:
         """See whether ``raw`` differs from the last block only in lines that always differ."""
@@ -371,6 +397,9 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
         self.request = request
         self.block = block
         exchange.extra = exchange.extra_variables = b""
+        if self.tls is not None and not self.admits(block):
+            self._refuse(Failure.MISDIRECTED, request, raw)
+            return
         if request.method == b"CONNECT":
             self._refuse(Failure.METHOD_REFUSED, request, raw)
             return

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from uwgate.router.exchange import Exchange
     from uwgate.router.front import Connection
     from uwgate.router.http import HttpGateway
+    from uwgate.tls.peer import Peer
 
 # Stages of a connection.
 HEAD, BODY, WAIT, TUNNEL, LINGER, PREFACE, GONE = range(7)
@@ -60,6 +61,8 @@ class Http1Responses:
         "sent_bytes",
         "stage",
         "status",
+        "tls",
+        "tls_lines",
         "transport",
         "uwsgi_constants",
         "waited",
@@ -76,7 +79,8 @@ class Http1Responses:
         self.client = b""
         self.client_port = 0
         self.scheme = b"http"
-        self.http_tail = self.uwsgi_constants = b""
+        self.http_tail = self.uwsgi_constants = self.tls_lines = b""
+        self.tls: Peer | None = None
         self.deadline = 0.0
         self.due = 0
         self.persist = gateway.keepalive

@@ -17,10 +17,12 @@ class Tally:
         "active_requests",
         "connections",
         "errors",
+        "handshakes",
         "node_connects",
         "node_reuses",
         "requests",
         "responses",
+        "resumed",
         "retries",
         "rx",
         "seconds",
@@ -41,6 +43,8 @@ class Tally:
         self.tunnels = 0  # upgraded connections since start
         self.rx = 0  # bytes received from clients
         self.tx = 0  # bytes sent to clients
+        self.handshakes: dict[str, int] = {}  # TLS handshakes completed, by version
+        self.resumed: dict[str, int] = {}  # of these, those that resumed a session
         self.seconds = 0.0  # sum of request durations, where they are measured
 
     def snapshot(self) -> dict[str, object]:
@@ -49,14 +53,17 @@ class Tally:
         ``{"accepted": int, "connections": int, "active_requests": int, "requests": int,
         "retries": int, "node_connects": int, "node_reuses": int, "tunnels": int, "rx": int,
         "tx": int, "time_micros": int, "responses": {"200": int, …} (non-zero only),
-        "errors": {log word: int, …} (every word)}``
+        "errors": {log word: int, …} (every word),
+        "tls_handshakes": {"TLSv1.3": int, …}, "tls_resumed": {"TLSv1.3": int, …}}``
         """
         plain: dict[str, object] = {
             name: getattr(self, name)
             for name in self.__slots__
-            if name not in ("errors", "responses", "seconds")
+            if name not in ("errors", "handshakes", "responses", "resumed", "seconds")
         }
         plain["time_micros"] = int(self.seconds * 1e6)
         plain["responses"] = {str(i): n for i, n in enumerate(self.responses) if n}
+        plain["tls_handshakes"] = dict(self.handshakes)
+        plain["tls_resumed"] = dict(self.resumed)
         plain["errors"] = {failure.word: n for failure, n in self.errors.items()}
         return plain

@@ -1,0 +1,232 @@
+"""From files to an ``ssl.SSLContext``: what is offered, what is asked of clients, what is wrong.
+
+Defaults are those of Mozilla's "intermediate" configuration: TLS 1.2 and 1.3, and of TLS 1.2 only
+suites with forward secrecy and authenticated encryption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import ssl
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography import x509
+
+from uwgate.config.settings_tls import PairSettings, TlsSettings
+from uwgate.tls.errors import TlsError
+from uwgate.tls.openssl import OpenSsl
+from uwgate.tls.sessions import Sessions
+from uwgate.tls.tickets import TicketKeys
+
+CIPHERS = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
+    "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
+    "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305:"
+    "DHE-RSA-AES128-GCM-SHA256:DHE-RSA-AES256-GCM-SHA384:DHE-RSA-CHACHA20-POLY1305"
+)
+_OLD_CIPHERS = (
+    "ECDHE-ECDSA-AES128-SHA:ECDHE-RSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA:ECDHE-RSA-AES256-SHA:"
+    "AES128-SHA:AES256-SHA"
+)
+_PRIORITIZE_CHACHA = 0x00200000  # for who prefers it, as devices without AES in hardware do
+_PEM = "-----BEGIN "
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A context for connections. ``domain``: "" where no client certificate is asked for, else
+    the CA file and whether one is required: connections of one domain are no use in another.
+    ``names``: what the certificate is for; ``not_after``: epoch seconds of its end."""
+
+    ssl: ssl.SSLContext
+    domain: str
+    names: tuple[str, ...]
+    not_after: int
+
+    def covers(self, name: str) -> bool:
+        """Whether the certificate is for ``name`` (RFC 6125 §6.4.3)."""
+        return name in self.names or "*." + name.partition(".")[2] in self.names
+
+
+def domain_of(pair: PairSettings) -> str:
+    """``Context.domain`` of what that pair makes."""
+    if not pair.client_ca:
+        return ""
+    return ("required " if pair.client_required else "optional ") + pair.client_ca
+
+
+class Maker:
+    """Makes contexts that share everything but their files."""
+
+    def __init__(
+        self,
+        settings: TlsSettings,
+        *,
+        hooks: OpenSsl | None,
+        tickets: TicketKeys | None,
+        sessions: Sessions | None,
+        log: Callable[[str], None],
+    ) -> None:
+        self.settings = settings
+        self.log = log
+        self._hooks = hooks
+        self._tickets = tickets
+        self._sessions = sessions
+
+    def make(self, pair: PairSettings, identity: str) -> Context:
+        """A context. Sessions are resumed only between contexts of the same ``identity`` and
+        client CA. Raises TlsError, which names the file."""
+        cert = self._file(pair.cert, identity, "crt")
+        key = self._file(pair.key, identity, "key")
+        text = _read(cert)
+        context = self._bare(pair)
+        _load_pair(context, cert, key, text)
+        if b"-----BEGIN DH PARAMETERS" in text:
+            context.load_dh_params(cert)
+        authority = b""
+        if pair.client_ca:
+            path = self._file(pair.client_ca, identity, "ca")
+            authority = b"01"[pair.client_required :][:1] + _read(path)
+            self._ask_for_certificate(context, path, pair)
+        self._share(context, identity, authority)
+        certificate = _leaf(cert, text)
+        names = _names(certificate)
+        not_after = int(_not_after(certificate).timestamp())
+        return Context(context, domain_of(pair), names, not_after)
+
+    def _bare(self, pair: PairSettings) -> ssl.SSLContext:
+        settings = self.settings
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        old = settings.enable_sslv3 or settings.enable_tlsv1 or settings.enable_tlsv11
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the operator was warned
+            if settings.enable_tlsv1 or settings.enable_sslv3:
+                context.minimum_version = ssl.TLSVersion.TLSv1
+            elif settings.enable_tlsv11:
+                context.minimum_version = ssl.TLSVersion.TLSv1_1
+            else:
+                context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.options |= (
+                ssl.OP_NO_RENEGOTIATION
+                | ssl.OP_NO_COMPRESSION
+                | ssl.OP_CIPHER_SERVER_PREFERENCE
+                | _PRIORITIZE_CHACHA
+                | settings.options
+            )
+        ciphers = pair.ciphers or (f"{CIPHERS}:{_OLD_CIPHERS}" if old else CIPHERS)
+        if old and "@SECLEVEL" not in ciphers:
+            ciphers += ":@SECLEVEL=0"
+        try:
+            context.set_ciphers(ciphers)
+        except ssl.SSLError:
+            raise TlsError(f"cipher list {pair.ciphers!r}: no cipher of it is known") from None
+        context.set_alpn_protocols(list(settings.alpn))
+        if not settings.tickets.enabled:
+            context.options |= ssl.OP_NO_TICKET
+        stateless = settings.tickets.enabled and not context.options & ssl.OP_NO_TICKET
+        context.num_tickets = 1 if stateless or self._sessions is not None else 0
+        return context
+
+    def _ask_for_certificate(self, context: ssl.SSLContext, path: str, pair: PairSettings) -> None:
+        try:
+            context.load_verify_locations(path)
+        except (ssl.SSLError, OSError):
+            raise TlsError(f"client CA {path}: there is no PEM certificate in it") from None
+        context.verify_mode = ssl.CERT_REQUIRED if pair.client_required else ssl.CERT_OPTIONAL
+        if self._hooks is not None:
+            self._hooks.set_verify_depth(context, self.settings.verify_depth)
+            self._hooks.name_authorities(context, path)
+
+    def _share(self, context: ssl.SSLContext, identity: str, authority: bytes) -> None:
+        hooks = self._hooks
+        if hooks is None:
+            return
+        # With the CA itself in it, as files of the same name may differ between machines, and in
+        # time: a session must not outlive the trust that it was made with.
+        digest = hashlib.sha256(identity.encode() + b"\0" + hashlib.sha256(authority).digest())
+        hooks.set_session_context(context, digest.digest())
+        hooks.set_timeout(context, self.settings.sessions.timeout)
+        hooks.save_memory(context)
+        if self._tickets is not None and self.settings.tickets.enabled:
+            self._tickets.attach(hooks, context)
+        if self._sessions is not None:
+            self._sessions.attach(context)
+
+    def _file(self, value: str, identity: str, ending: str) -> str:
+        """The file's name; inline PEM is written to ssl-tmp-dir first."""
+        if not value.startswith(_PEM):
+            return value
+        directory = self.settings.tmp_dir
+        if not directory:
+            raise TlsError("PEM text instead of a file name needs ssl-tmp-dir")
+        name = identity.partition(" ")[2].replace("/", "_") + "." + ending
+        path = os.path.join(directory, name)
+        try:
+            handle, temporary = tempfile.mkstemp(dir=directory)
+            with os.fdopen(handle, "w") as file:
+                os.fchmod(file.fileno(), 0o400)
+                file.write(value)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise TlsError(f"ssl-tmp-dir: {path}: {error.strerror}") from None
+        return path
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise TlsError(f"{path}: {error.strerror}") from None
+
+
+def _no_password() -> str:
+    raise TlsError("password")
+
+
+def _load_pair(context: ssl.SSLContext, cert: str, key: str, text: bytes) -> None:
+    """``load_cert_chain`` with errors that name the file. The key's bytes never come to Python."""
+    try:
+        os.close(os.open(key, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        raise TlsError(f"key {key}: {error.strerror}") from None
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+    except TlsError:
+        raise TlsError(f"key {key}: encrypted keys are not supported, nobody could type") from None
+    except ssl.SSLError as error:
+        reason = error.reason or ""
+        if reason == "KEY_VALUES_MISMATCH":
+            raise TlsError(f"key {key} does not belong to certificate {cert}") from None
+        if "TOO_SMALL" in reason or "TOO_WEAK" in reason:
+            raise TlsError(f"certificate {cert}: key or signature is too weak ({reason})") from None
+        _leaf(cert, text)  # raises, if it is the certificate's fault
+        raise TlsError(f"key {key}: there is no PEM key in it") from None
+    except OSError as error:
+        raise TlsError(f"certificate {cert}, key {key}: {error}") from None
+
+
+def _leaf(path: str, text: bytes) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(text)
+    except ValueError:
+        raise TlsError(f"certificate {path}: there is no PEM certificate in it") from None
+
+
+def _names(certificate: x509.Certificate) -> tuple[str, ...]:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        return tuple(name.lower() for name in found.value.get_values_for_type(x509.DNSName))
+    except (x509.ExtensionNotFound, ValueError):
+        return ()
+
+
+def _not_after(certificate: x509.Certificate) -> datetime:
+    if hasattr(certificate, "not_valid_after_utc"):
+        return certificate.not_valid_after_utc
+    return certificate.not_valid_after.replace(tzinfo=UTC)
