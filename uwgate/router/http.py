@@ -22,8 +22,10 @@ from uwgate.router.acceptor import Acceptor
 from uwgate.router.affinity import Sticky
 from uwgate.router.facts import RequestLog
 from uwgate.router.gateway import Accepting, Gateway, Listener
+from uwgate.router.hsts import Hsts, HstsFront
 from uwgate.router.http1_front import Http1Front
 from uwgate.router.http1_responses import KEPT_HEAD
+from uwgate.router.redirect import RedirectFront
 from uwgate.router.tls_accept import TlsConnection, TlsDoor
 from uwgate.tls.terminator import Terminator
 
@@ -119,12 +121,21 @@ class HttpGateway(Gateway):
         settings = listener.settings
         if settings.tls is not None:
             # HTTP/1 is what a client speaks that negotiates nothing.
-            http1 = partial(Http1Front, self, constants)
+            http1 = self._tls_front(constants)
             return Acceptor(self, sock, TlsDoor(self, settings.tls, {None: http1}).welcome)
-        front = partial(Http1Front, self, constants)
+        front: Callable[[], Http1Front] = partial(Http1Front, self, constants)
+        if settings.redirect is not None:
+            front = partial(RedirectFront, self, constants, settings.redirect.port)
         if sock.family == socket.AF_UNIX:
             return await self.loop.create_unix_server(front, sock=sock)
         return await self.loop.create_server(front, sock=sock)
+
+    def _tls_front(self, constants: bytes) -> Callable[[], Http1Front]:
+        """The front of HTTP/1 connections over TLS."""
+        value = self.settings.hsts
+        if value:
+            return partial(HstsFront, self, constants, Hsts(value))
+        return partial(Http1Front, self, constants)
 
     def drain(self, on_drained: Callable[[], None] | None = None) -> None:
         self.keepalive = False

@@ -379,6 +379,10 @@ class Http1Responses:
         else:
             self.linger()
 
+    def error_lines(self) -> bytes:
+        """Field lines that every response of our own carries."""
+        return b""
+
     def answer(self, failure: Failure) -> None:
         gateway = self.gateway
         is_head = self.request is not None and self.request.method == b"HEAD"
@@ -390,6 +394,7 @@ class Http1Responses:
             gateway.settings.error_pages,
             persist=self.persist,
             is_head=is_head,
+            extra=self.error_lines(),
         )
         gateway.tally.responses[failure.status] += 1
         gateway.tally.tx += len(out)

@@ -103,8 +103,12 @@ def error_response(
     *,
     persist: bool,
     is_head: bool,
+    extra: bytes = b"",
 ) -> tuple[bytes, int]:
-    """``(response, length of its body)`` for a failure; the body suits the client's Accept."""
+    """``(response, length of its body)`` for a failure; the body suits the client's Accept.
+
+    ``extra``: field lines to add, each with its CRLF.
+    """
     status = failure.status
     phrase = PHRASES[status]
     page = pages.get(status)
@@ -131,6 +135,7 @@ def error_response(
         date,
         b"Content-Type: %b\r\nContent-Length: %d\r\n" % (content_type.encode(), len(body)),
         b"Cache-Control: no-store\r\n",
+        extra,
     ]
     if status == 405:
         lines.append(b"Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n")
