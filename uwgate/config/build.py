@@ -13,6 +13,7 @@ from uwgate.config.compose_client import announce_settings
 from uwgate.config.compose_fast import fast_settings
 from uwgate.config.compose_nodes import check_gateways
 from uwgate.config.compose_subscriptions import subscription_settings
+from uwgate.config.compose_tls import cache_settings
 from uwgate.config.effects import check_effects
 from uwgate.config.found import Found, Matcher
 from uwgate.config.model import Item, Problems
@@ -80,7 +81,8 @@ def _settings(found: Found, problems: Problems) -> Settings:
     process = process_settings(found)
     subscriptions = subscription_settings(found, problems)
     check_gateways(found, problems)
-    http = http_settings(found, subscriptions, problems)
+    caches = cache_settings(found, problems)
+    http = http_settings(found, subscriptions, caches, problems)
     fast = fast_settings(found, subscriptions, problems)
     check_effects(found, problems)
     if process.chdir:
@@ -98,6 +100,7 @@ def _settings(found: Found, problems: Problems) -> Settings:
         announce_settings(found, problems),
         subscriptions,
         fastrouter=fast,
+        caches=caches,
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from uwgate.config.compose_nodes import endpoint, listening, node, node_source
+from uwgate.config.compose_nodes import endpoint, listening, node, node_source, serves
 from uwgate.config.compose_subscriptions import router_subscriptions
+from uwgate.config.compose_tls import tls_settings
 from uwgate.config.found import Found
 from uwgate.config.model import Problems
 from uwgate.config.settings import (
@@ -16,6 +17,7 @@ from uwgate.config.settings import (
     RequestLogSettings,
     SubscriptionSettings,
 )
+from uwgate.config.settings_tls import CacheSettings
 
 _DEFAULTS = HttpSettings(listeners=())
 _MAX_PAGE = 1 << 20
@@ -36,9 +38,10 @@ def process_settings(found: Found) -> ProcessSettings:
     fields["undeferred"] = tuple(each.row.name.startswith("undeferred") for each in shared)
     if found.is_on("no-defer-accept"):
         fields["defer_accept"] = 0
-    stats = found.last("fastrouter-stats")
-    if stats is not None:
-        fields.setdefault("stats", stats.value)
+    for name in ("fastrouter-stats", "stats"):
+        stats = found.last(name)
+        if stats is not None:
+            fields.setdefault("stats", stats.value)
     fields["procname"] = _process_name(found, fields.pop("procname", "uwgate"))
     return ProcessSettings(**fields)
 
@@ -67,10 +70,13 @@ def request_log_settings(found: Found) -> RequestLogSettings:
 
 
 def http_settings(
-    found: Found, subscriptions: SubscriptionSettings, problems: Problems
+    found: Found,
+    subscriptions: SubscriptionSettings,
+    caches: tuple[CacheSettings, ...],
+    problems: Problems,
 ) -> HttpSettings | None:
     """The router's part; None where it has no listener."""
-    if not found.all("http") and found.all("fastrouter"):
+    if not serves(found, "http") and found.all("fastrouter"):
         return None
     listeners = listening(found, "http", problems)
     fields: dict[str, Any] = found.fields("http")
@@ -92,6 +98,8 @@ def http_settings(
         "error_pages": _error_pages(found, problems),
         "subscriptions": router_subscriptions(found, "http", subscriptions, problems),
     }
+    if any(each.tls is not None for each in listeners):
+        fields["tls"] = tls_settings(found, caches, problems)
     return HttpSettings(**fields) if listeners else None
 
 

@@ -12,6 +12,7 @@ import re
 from dataclasses import replace
 
 from uwgate.config import addresses
+from uwgate.config.compose_tls import listener
 from uwgate.config.found import Found, Value
 from uwgate.config.model import Problems
 from uwgate.config.settings import (
@@ -20,8 +21,15 @@ from uwgate.config.settings import (
     MapperSettings,
     NodeSettings,
 )
+from uwgate.config.tls_values import Https, ToHttps
 
 GATEWAYS = ("http", "fastrouter")
+LISTENERS = {
+    "http": ("http", "https", "https2", "http-to-https"),
+    "fastrouter": ("fastrouter",),
+}
+"""Gateway -> the options that say where it listens."""
+_ALL_LISTENERS = tuple(name for names in LISTENERS.values() for name in names)
 
 _CODE = re.compile(r"([0-9]{1,3}):(.+):([A-Za-z_][A-Za-z0-9_]*)", re.DOTALL)
 _SAMPLE = "www.example.com"  # a key to try patterns with
@@ -41,7 +49,7 @@ def node(each: Value) -> NodeSettings:
 
 def check_gateways(found: Found, problems: Problems) -> None:
     """There has to be a gateway."""
-    if not found.all(*GATEWAYS) and not found.refused.intersection(GATEWAYS):
+    if not found.all(*_ALL_LISTENERS) and not found.refused.intersection(_ALL_LISTENERS):
         message = "no address to listen on; give one, such as http = :8080 (see --help)"
         problems.error("", "http", message)
 
@@ -51,9 +59,14 @@ def listening(found: Found, router: str, problems: Problems) -> list[ListenerSet
     shared = len(found.all("shared-socket", "undeferred-shared-socket"))
     seen: dict[Endpoint, str] = {}
     listeners = []
-    for each in found.all(*GATEWAYS):
-        where, item = endpoint(each), each.item
-        mine = each.row.name == router
+    for each in found.all(*_ALL_LISTENERS):
+        plain = isinstance(each.value, Endpoint)
+        mine = each.row.name in LISTENERS[router]
+        if plain or not mine:
+            settings = ListenerSettings(_where(each))
+        else:
+            settings = listener(each, found, problems)
+        where, item = settings.endpoint, each.item
         same = replace(where, text="")
         if where.kind == "shared" and where.number >= shared:
             if mine:
@@ -66,8 +79,19 @@ def listening(found: Found, router: str, problems: Problems) -> list[ListenerSet
         else:
             seen[same] = item.origin
             if mine:
-                listeners.append(ListenerSettings(where))
+                listeners.append(settings)
     return listeners
+
+
+def _where(each: Value) -> Endpoint:
+    value = each.value
+    return value.endpoint if isinstance(value, (Https, ToHttps)) else endpoint(each)
+
+
+def serves(found: Found, router: str) -> bool:
+    """Whether the gateway listens at all, or was meant to."""
+    names = LISTENERS[router]
+    return bool(found.all(*names) or found.refused.intersection(names))
 
 
 # Where nodes come from: exactly one source, the first of this order (uWSGI's).
@@ -172,10 +196,11 @@ def _embedded(found: Found, router: str, problems: Problems) -> tuple[NodeSettin
         )
         problems.warn(item.origin, item.key, message)
         return _socket_node(sockets[0], problems)
-    listener = found.last(router)
-    if listener is not None and not found.refused.intersection(_sources(router)):
+    names = [name for name in LISTENERS[router] if name != "http-to-https"]  # that needs no node
+    given = found.all(*names)
+    if given and not found.refused.intersection(_sources(router)):
         message = (
             f"no node to send requests to; add {router}-to = ADDRESS of the application server"
         )
-        problems.error(listener.item.origin, router, message)
+        problems.error(given[-1].item.origin, router, message)
     return ()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from uwgate.config.compose_nodes import GATEWAYS
+from uwgate.config.compose_nodes import GATEWAYS, serves
 from uwgate.config.found import Found
 from uwgate.config.model import Problems
 
 _SERVERS = tuple(f"{router}-subscription-server" for router in GATEWAYS)
 _ANNOUNCED = ("subscribe-to", "subscribe2")
+_HTTPS = ("https", "https2")
 
 # (options, at least one of which they need)
 _NEEDS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
@@ -49,6 +50,35 @@ _NEEDS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
         ),
         _ANNOUNCED,
     ),
+    (
+        (
+            "https-session-context",
+            "https-export-cert",
+            "https-client-headers",
+            "https-hsts",
+            "ssl-verify-depth",
+            "ssl-option",
+            "ssl-tmp-dir",
+            "ssl-verbose",
+            "ssl-enable-sslv3",
+            "ssl-enable-tlsv1",
+            "ssl-enable-tlsv11",
+            "ssl-sessions-use-cache",
+            "ssl-sessions-timeout",
+            "ssl-tickets",
+            "ssl-ticket-rotate",
+            "ssl-ticket-keys",
+            "sni",
+            "sni-regexp",
+            "sni-dir",
+            "sni-strict",
+        ),
+        _HTTPS,
+    ),
+    (("sni-max-contexts", "sni-dir-ciphers"), ("sni-dir", "http-subscription-server")),
+    (("ssl-sessions-deadline",), ("ssl-sessions-use-cache",)),
+    (("cache-blocksize", "cache-udp-server", "cache-udp-node", "cache-secret"), ("cache",)),
+    (("multicast-ttl", "multicast-loop"), ("cache-udp-server", "cache-udp-node", "cache2")),
 )
 
 
@@ -60,7 +90,7 @@ def check_effects(found: Found, problems: Problems) -> None:
         for name in names:
             each = found.last(name)
             router = name.partition("-")[0]
-            if each is None or not each.value or (router in GATEWAYS and not found.all(router)):
+            if each is None or not each.value or (router in GATEWAYS and not serves(found, router)):
                 continue
             message = f"has no effect without {' or '.join(needed)}"
             problems.warn(each.item.origin, each.item.key, message)

@@ -42,9 +42,9 @@ _SERVER_REQUIRED = """
     alarm-cheap alarm-curl alarm-fd alarm-freq alarm-listen-queue alarm-log alarm-lq
     alarm-metric alarm-msg-size alarm-segfault alarm-speech allowed-modifiers async asyncio
     attach-control-daemon attach-daemon attach-daemon2 auto-weight backlog-alarm
-    backtrace-depth binary-path binsh body-read-warning brutal-reload-on-fd buffer-size cache
-    cache-blocksize cache-expire-freq cache-store cache-store-sync cache-sync cache-udp-node
-    cache-udp-server cache2 call-as-emperor call-as-emperor1 call-as-emperor2 call-as-emperor4
+    backtrace-depth binary-path binsh body-read-warning brutal-reload-on-fd buffer-size
+    cache-expire-freq cache-store cache-store-sync cache-sync
+    call-as-emperor call-as-emperor1 call-as-emperor2 call-as-emperor4
     call-as-root call-as-user call-as-user-atexit call-as-vassal call-as-vassal1
     call-as-vassal3 call-asap call-in-jail call-post-app call-post-jail call-pre-app
     call-pre-jail callable carbon carbon-freq carbon-hostname-dots carbon-id carbon-idle-avg
@@ -142,14 +142,14 @@ _LATER_NONE = """
     log-master-req-stream log-master-stream log-micros log-reopen log-truncate log-zero
     logfile-chown master-as-root no-fd-passing no-initgroups rawrouter-cheap rawrouter-xclient
     setns-preopen so-keepalive so-send-timeout so-write-timeout socket-send-timeout
-    ssl-enable-compression ssl-enable-sslv3 ssl-enable-tlsv1 ssl-enable3 ssl-verbose
+    ssl-enable-compression
     sslrouter-cheap sslrouter-sni static-gzip-all stats-no-cores
     stats-no-metrics tcp-fast-open-client
     tcp-fastopen-client threaded-logger zerg-fallback
 """
 _LATER_OPTIONAL = """
     log-date log-prefix log-syslog logdate
-    rawrouter-use-cache rawrouter-use-socket snmp ssl-verify-depth sslrouter-use-cache
+    rawrouter-use-cache rawrouter-use-socket snmp sslrouter-use-cache
     sslrouter-use-socket
 """
 _LATER_REQUIRED = """
@@ -181,17 +181,17 @@ _LATER_REQUIRED = """
     log-req-encoder log-req-route log-route log-sendfile log-slow log-socket logfile-chmod
     logger logger-req map-socket master-fifo max-fd mime-file mimefile mount-as-root
     mount-asap mount-check mount-in-jail mount-post-jail mount-pre-jail mountpoint-check
-    multicast multicast-loop multicast-ttl namespace namespace-keep-mount namespace-net
+    multicast namespace namespace-keep-mount namespace-net
     ns ns-net pidfile2 pivot-root pivot_root prio rawrouter-buffer-size
     rawrouter-events rawrouter-fallback rawrouter-gracetime rawrouter-harakiri
     rawrouter-max-retries rawrouter-processes rawrouter-quiet rawrouter-ss rawrouter-stats
     rawrouter-stats-server rawrouter-subscription-server rawrouter-subscription-slot
     rawrouter-timeout rawrouter-to rawrouter-use-base rawrouter-use-code-string
     rawrouter-use-pattern rawrouter-workers rawrouter-zerg reload-mercy req-logger resolve
-    safe-fd safe-pidfile safe-pidfile2 setns setns-skip setns-socket setns-socket-skip sni
-    sni-dir sni-dir-ciphers sni-regexp snmp-community socket-rcvbuf socket-sndbuf
-    ssl-enable-sslv3-ciphers ssl-option ssl-session-timeout ssl-session-use-cache
-    ssl-sessions-timeout ssl-sessions-use-cache ssl-tmp-dir sslrouter-buffer-size
+    safe-fd safe-pidfile safe-pidfile2 setns setns-skip setns-socket setns-socket-skip
+    snmp-community socket-rcvbuf socket-sndbuf
+    ssl-enable-sslv3-ciphers
+    sslrouter-buffer-size
     sslrouter-events sslrouter-fallback sslrouter-gracetime sslrouter-harakiri
     sslrouter-max-retries sslrouter-processes sslrouter-quiet sslrouter-session-context
     sslrouter-ss sslrouter-stats sslrouter-stats-server sslrouter-subscription-server
@@ -201,8 +201,8 @@ _LATER_REQUIRED = """
     static-expires-path-info static-expires-path-info-mtime static-expires-type
     static-expires-type-mtime static-expires-uri static-expires-uri-mtime static-gzip
     static-gzip-dir static-gzip-ext static-gzip-prefix static-gzip-suffix static-index
-    static-map static-map2 static-safe static-skip-ext stats stats-push
-    stats-pusher-default-freq stats-pushers-default-freq stats-server
+    static-map static-map2 static-safe static-skip-ext stats-push
+    stats-pusher-default-freq stats-pushers-default-freq
     tcp-fast-open tcp-fastopen
     touch-chain-reload touch-exec touch-logreopen touch-logrotate touch-mules-reload
     touch-reload touch-signal touch-spoolers-reload touch-workers-reload tuntap-device
@@ -219,15 +219,12 @@ _LATER_REQUIRED = """
 """
 
 # Options that open or choose something else to serve.
-_ERROR_NONE = """
-    https-export-cert
-"""
 _ERROR_OPTIONAL = """
     fastrouter-use-cache http-use-cache
 """
 _ERROR_REQUIRED = """
-    forkpty-router forkptyrouter forkptyu-router forkptyurouter http-to-https
-    fastrouter-zerg http-zerg https https-session-context https2 rawrouter sslrouter sslrouter2
+    forkpty-router forkptyrouter forkptyu-router forkptyurouter
+    fastrouter-zerg http-zerg rawrouter sslrouter sslrouter2
     tuntap-router
 """
 
@@ -259,10 +256,10 @@ FOREIGN: tuple[Option, ...] = (
     *_rows(_LATER_NONE, Kind.FLAG, State.LATER, _LATER),
     *_rows(_LATER_OPTIONAL, Kind.OPTIONAL_STRING, State.LATER, _LATER),
     *_rows(_LATER_REQUIRED, Kind.STRING, State.LATER, _LATER),
-    *_rows(_ERROR_NONE, Kind.FLAG, State.REFUSED, _REFUSED),
     *_rows(_ERROR_OPTIONAL, Kind.OPTIONAL_STRING, State.REFUSED, _REFUSED),
     *_rows(_ERROR_REQUIRED, Kind.STRING, State.REFUSED, _REFUSED),
     *_rows(_COMMAND_NONE, Kind.FLAG, State.COMMAND, _COMMAND),
     *_rows(_COMMAND_REQUIRED, Kind.STRING, State.COMMAND, _COMMAND),
 )
-"""One row an option name; aliases of uWSGI are rows of their own here."""
+"""    One row an option name; aliases of uWSGI are rows of their own here.
+"""

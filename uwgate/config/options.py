@@ -18,10 +18,15 @@ from uwgate.config.options_fast import FAST_OPTIONS
 from uwgate.config.options_http import HTTP_OPTIONS
 from uwgate.config.options_process import PROCESS_OPTIONS
 from uwgate.config.options_subscriptions import SUBSCRIPTION_OPTIONS
+from uwgate.config.options_tls import TLS_OPTIONS
 
 TOPICS: dict[str, str] = {
     "http": "The HTTP router",
     "nodes": "Nodes: where requests go",
+    "tls": "TLS: listeners and client certificates",
+    "sni": "TLS: certificates by server name",
+    "sessions": "TLS: sessions and tickets",
+    "caches": "Caches",
     "fastrouter": "The fastrouter: uwsgi clients",
     "subscriptions": "Subscriptions: nodes that announce themselves",
     "announce": "Announcing this instance to routers",
@@ -34,7 +39,7 @@ TOPICS: dict[str, str] = {
 """Topic -> title, in the order of the documentation."""
 
 OPTIONS: tuple[Option, ...] = (
-    HTTP_OPTIONS + FAST_OPTIONS + SUBSCRIPTION_OPTIONS + CLIENT_OPTIONS + PROCESS_OPTIONS
+    HTTP_OPTIONS + TLS_OPTIONS + FAST_OPTIONS + SUBSCRIPTION_OPTIONS + CLIENT_OPTIONS + PROCESS_OPTIONS
 )
 """Every option that means something here, in the order of the documentation."""
 

@@ -19,6 +19,7 @@ from uwgate.config.settings import (
     Settings,
     SubscriptionSettings,
 )
+from uwgate.config.tls_values import secret_free
 
 _SECTIONS: dict[str, type[Any]] = {
     "announce": AnnounceSettings,
@@ -28,6 +29,9 @@ _SECTIONS: dict[str, type[Any]] = {
     "request_log": RequestLogSettings,
     "subscriptions": SubscriptionSettings,
 }
+
+
+_SECRET = ("cache-secret",)
 
 
 def default_of(row: Option) -> object:
@@ -63,7 +67,9 @@ def _escape(value: str) -> str:
 
 
 def _line(each: Value) -> str:
-    value = each.item.value
+    value = secret_free(each.item.value)
+    if each.row.name in _SECRET:
+        value = "***"
     if not value and each.row.kind is Kind.FLAG:
         value = "true"
     return f"{each.row.name} = {_escape(value)}".rstrip()
