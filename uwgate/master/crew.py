@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from uwgate.master import signals
+from uwgate.master.caches import Caches
 from uwgate.master.collect import Collector, describe
 from uwgate.master.control import ControlError, Message, pair
 from uwgate.master.errors import explain
@@ -26,6 +27,8 @@ from uwgate.master.slots import Generation, Slot, WorkerProcess
 from uwgate.master.worker import WorkerSpec, main
 from uwgate.observe.counters import Ledger
 from uwgate.subscriptions.table import Change, Table
+from uwgate.tls.cache import SharedCache
+from uwgate.tls.terminator import Terminator
 
 EXIT_OK = 0
 EXIT_NO_WORKER = 3
@@ -55,7 +58,7 @@ class Crew:
     """``generation`` at work. ``exit``: the instance's exit code once there is nobody left.
 
     ``ledger`` is told the last words of every worker. ``collector`` asks all of them.
-    ``subscriptions``: by gateway, for those that have any.
+    ``subscriptions``, ``terminators``: by gateway, for those that have any.
     """
 
     def __init__(
@@ -67,6 +70,10 @@ class Crew:
         self._generation = generation
         self._leaving = False
         self.subscriptions: Mapping[str, Subscribed] = {}
+        self.terminators: Mapping[str, Terminator] = {}
+        self.caches: Caches | None = None
+        self.terminators: Mapping[str, Terminator] = {}
+        self.caches: tuple[SharedCache, ...] = ()
         self.exit: int | None = None
         self.ledger = Ledger()
         self.collector = Collector(loop, lambda: self._generation.slots, self._watch)
@@ -163,6 +170,10 @@ class Crew:
                             gid=plan.gid,
                             drain_timeout=plan.drain_timeout,
                             table=self._table_of(slot.gateway),
+                            terminator=self.terminators.get(slot.gateway),
+                            caches=self.caches,
+                            terminator=self.terminators.get(slot.gateway),
+                            caches=self.caches,
                         ),
                         plan.factory,
                     )

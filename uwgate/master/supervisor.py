@@ -13,9 +13,10 @@ import time
 from collections.abc import Mapping
 
 from uwgate import __version__
-from uwgate.config.settings import Settings
+from uwgate.config.settings import ListenerSettings, Settings
 from uwgate.master import privileges, signals
 from uwgate.master.announcing import Announcing, placed
+from uwgate.master.caches import Caches
 from uwgate.master.control import Message
 from uwgate.master.crew import EXIT_OK, Crew
 from uwgate.master.errors import StartError, explain
@@ -26,6 +27,7 @@ from uwgate.master.pidfile import PidFile
 from uwgate.master.slots import Generation, make_slots
 from uwgate.master.sockets import Binder, Bound
 from uwgate.master.subscribing import Subscriptions, registries
+from uwgate.master.tls import Tls
 from uwgate.master.worker import GatewayFactory
 from uwgate.observe.server import StatsServer
 from uwgate.observe.stats import StatsFacts
@@ -87,8 +89,11 @@ class Supervisor:
         self._pidfile = PidFile(settings.process.pidfile)
         self._generation = Generation(1, settings, [])
         self._crew = Crew(self._loop, log, self._plans, self._generation)
+        self._tls = Tls(settings, self._loop, log)
         self._stats: StatsServer | None = None
         self._subscriptions: Subscriptions | None = None
+        self._caches: Caches | None = None
+        self._tls: Tls | None = None
         self._started = time.time()
         self._stopping = ""  # "", "draining", "cutting"
         self._last_stop = 0.0
@@ -104,7 +109,9 @@ class Supervisor:
         self._pidfile.check()
         self._settle()
         self._bind()
+        self._prepare_tls()
         self._subscribe()
+        self._prepare_tls()
         self._listen_for_stats()
         self._prepare_announcing()
         self._create_logs()
@@ -112,6 +119,8 @@ class Supervisor:
         self._drop_privileges()
         if self._subscriptions is not None:
             self._subscriptions.start()
+        if self._tls is not None:
+            self._tls.start()
         self._crew.start()
         if self._announcing is not None:
             self._announcing.start()
@@ -134,13 +143,21 @@ class Supervisor:
         for plan in self._plans.values():
             listening = []
             for listener in plan.listeners:
-                bound = self._binder.listen(plan.name, listener.endpoint, plan.workers)
+                word = _option_of(plan.name, listener)
+                bound = self._binder.listen(word, listener.endpoint, plan.workers)
                 listening.append((listener, bound))
                 self._listening.append((plan.name, bound))
                 numbers = ", ".join(str(sock.fileno()) for sock in bound.sockets)
-                self._log.line(f"uwgate {plan.name} bound on {bound.name} fd {numbers}")
+                self._log.line(f"uwgate {word} bound on {bound.name} fd {numbers}")
             slots += make_slots(plan.name, plan.workers, listening, len(slots) + 1)
         self._traffic = list(self._binder.bound)
+
+    def _prepare_tls(self) -> None:
+        """Read keys, which the workers may not, and make what they share."""
+        self._caches = Caches(self._settings.caches)
+        self._tls = Tls(self._settings, self._caches, self._loop, self._log)
+        self._crew.caches = self._caches
+        self._crew.terminators = self._tls.terminators
 
     def _subscribe(self) -> None:
         """Bind the subscription servers, and read what is left of the last run."""
@@ -166,6 +183,12 @@ class Supervisor:
             names = [bound.name for gateway, bound in self._listening if gateway == name]
             self._subscriptions.listens(name, names)
         self._crew.subscriptions = self._subscriptions.gateways
+
+    def _prepare_tls(self) -> None:
+        """While keys may still be read."""
+        self._tls.prepare()
+        self._crew.terminators = self._tls.terminators
+        self._crew.caches = tuple(self._tls.caches.values())
 
     def _listen_for_stats(self) -> None:
         process = self._settings.process
@@ -322,6 +345,7 @@ class Supervisor:
         self._crew.close()
         if self._subscriptions is not None:
             self._subscriptions.close()
+        self._tls.close()
         if self._stats is not None:
             self._stats.close()
         if self._settings.process.vacuum:
@@ -330,3 +354,10 @@ class Supervisor:
         self._pidfile.remove()
         self._signals.close()
         self._loop.close()
+
+
+def _option_of(gateway: str, listener: ListenerSettings) -> str:
+    """The option that asks for such a listener."""
+    if listener.tls is not None:
+        return "https"
+    return "http-to-https" if listener.redirect is not None else gateway

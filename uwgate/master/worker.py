@@ -24,11 +24,13 @@ import uvloop
 
 from uwgate.config.settings import ListenerSettings, Settings
 from uwgate.master import privileges, signals
+from uwgate.master.caches import Caches
 from uwgate.master.control import Channel, ControlError, Message
 from uwgate.master.errors import StartError, explain
 from uwgate.master.logs import MainLog
 from uwgate.observe.requestlog import RequestLog, open_request_log
 from uwgate.subscriptions.table import Change, Table
+from uwgate.tls.terminator import Terminator
 
 Listener = tuple[ListenerSettings, socket.socket]
 
@@ -63,12 +65,20 @@ class Gateway(Protocol):
         """Cut what is left."""
         ...
 
+    def use_tls(self, terminator: Terminator, /) -> None:
+        """Terminate TLS with this."""
+        ...
+
     def inherit(self, table: Table, report: Callable[[Message], None]) -> None:
         """The subscriptions so far; ``report`` sends a message to the master."""
         ...
 
     def nodes_changed(self, changes: Sequence[Change]) -> None:
         """What changed in the subscriptions."""
+        ...
+
+    def use_tls(self, terminator: Terminator) -> None:
+        """Terminate TLS with this; called before ``start``."""
         ...
 
     def snapshot(self) -> Message:
@@ -86,8 +96,8 @@ GatewayFactory = Callable[
 class WorkerSpec:
     """What the master hands to a new worker.
 
-    ``table``: the subscriptions, if the gateway has any. ``control``: its end of the channel.
-    ``master``: pid. ``uid``, ``gid``: whom to become.
+    ``table``: the subscriptions, if the gateway has any; ``terminator``: if it has a TLS listener.
+    ``control``: its end of the channel. ``master``: pid. ``uid``, ``gid``: whom to become.
     """
 
     name: str
@@ -102,6 +112,8 @@ class WorkerSpec:
     gid: int | None
     drain_timeout: float
     table: Table | None = None
+    terminator: Terminator | None = None
+    caches: Caches | None = None
 
 
 def main(spec: WorkerSpec, gateway_factory: GatewayFactory) -> NoReturn:
@@ -141,6 +153,8 @@ def _open_request_log(spec: WorkerSpec) -> RequestLog | None:
 def _become_worker(spec: WorkerSpec) -> None:
     signals.enter_worker()
     privileges.set_name(spec.name)
+    if spec.caches is not None:
+        spec.caches.enter_worker(spec.id)
     close_inherited_sockets({spec.control.fileno(), *(s.fileno() for _, s in spec.listeners)})
     privileges.raise_descriptor_limit()
     privileges.drop(spec.uid, spec.gid, f"{spec.gateway}-")
@@ -226,6 +240,12 @@ class _Worker:
         self._loop.add_signal_handler(signal.SIGQUIT, self._stop)
         if self._spec.table is not None:
             self._gateway.inherit(self._spec.table, self._send)
+        if self._spec.terminator is not None:
+            self._gateway.use_tls(self._spec.terminator)
+        for cache in self._spec.caches:
+            cache.cell = self._spec.id
+        if self._spec.terminator is not None:
+            self._gateway.use_tls(self._spec.terminator)
         await self._gateway.start(self._spec.listeners)
         self._loop.add_reader(self._channel.fileno(), self._readable)
         self._send({"type": "ready"})
