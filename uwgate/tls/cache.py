@@ -1,19 +1,23 @@
-"""A cache in memory that all workers of an instance share (uWSGI's ``cache``, ``cache2``).
+"""A cache in memory that all processes of an instance share (uWSGI's ``cache``, ``cache2``).
 
-The master makes it before the fork. It is an array of slots in sets of eight; a key belongs to one
-set, by its hash. Nothing is touched before it is used, so that a cache of a gigabyte costs what it
-holds. Heads are apart from the rest, for the same reason::
+The master makes it before the fork. Slots are in sets of eight, and a key belongs to two sets, by
+its hash: the emptier one gets it. So about nine tenths of the slots fill before anything has to
+go. Nothing is touched before it is used: a cache of a gigabyte starts at once and costs what it
+holds. Layout, all numbers unsigned, 64 bits, in the machine's order (nobody else reads it)::
 
-    offset  size  field of a head, little-endian
-    0       8     expiry, seconds of the epoch; 0: the slot is free; 2^62: never
-    8       4     CRC-32 of expiry, lengths, key and value
-    12      4     length of the key
-    16      4     length of the value
-    20      4     nothing
+    cells   256 × 8   of each process: hits, misses, full, second of the last change, dropped
+    ends    slots     expiry, seconds of the epoch; 0: the slot is free; 2^62: never
+    names   slots     hash of the key; 0: never used. A hash is in one slot at most
+    sizes   slots     bytes of the key << 32 | bytes of the value
+    checks  slots     CRC-32 of expiry, sizes, key and value
+    bodies  slots     key, value, directly one after the other; keysize + blocksize bytes each
 
 Readers take no lock: an entry that is being written does not match its checksum, and is a miss.
-Writers lock their set (``fcntl``); the lock of one that is killed is released by the kernel, and
-what it left half-written does not match its checksum either.
+Writers lock both sets (``fcntl``); the kernel releases the locks of one that is killed, and what it
+left half-written is a free slot.
+
+The hash is Python's, keyed anew in each instance and inherited by the fork: nobody outside can
+choose keys that crowd a set. Of a process, one thread at a time may use the cache.
 """
 
 from __future__ import annotations
@@ -28,166 +32,218 @@ from struct import Struct
 from uwgate.config.settings_tls import CacheSettings
 
 _WAYS = 8
-_HEAD = Struct("<QIII4x")
-_SEALED = Struct("<QII")
+_WORD = 8
+_SEALED = Struct("=QQ")
 _NEVER = 1 << 62
-_HASH_KEY_LIMIT = 256  # bytes of a key that are kept
+_NAME = (1 << 64) - 1
 _CELLS = 256  # processes that count
-_CELL = Struct("<QQQQ")  # hits, misses, full, epoch second of the last change
-_TRIES = 50  # of a lock that another process holds
+_CELL_WORDS = 8
+_HIT, _MISS, _FULL, _CHANGED, _DROPPED = range(5)
+_READS = 3  # of an entry that does not match its checksum
+_TRIES = 50  # of a lock that another process holds: tens of microseconds
+
+_Spans = tuple[tuple[int, int], ...]
+"""First set and number of sets, of what is locked."""
 
 
 class SharedCache:
-    """``cell``: the number of this process, 0 for the master; each counts in a place of its own."""
+    """A cache; made before the fork, used by all. ``settings.items`` slots, rounded up to whole
+    sets: unlike in uWSGI none is reserved. ``settings.blocks`` and ``hash`` change nothing.
+
+    ``cell``: number of this process, 0 for the master; each counts in a place of its own, that of
+    256 is again 0. Raises OSError if there is no address space for it.
+    """
 
     def __init__(self, settings: CacheSettings) -> None:
         self.settings = settings
         self.cell = 0
-        self.keysize = min(settings.keysize, _HASH_KEY_LIMIT)
-        self._size = self.keysize + settings.blocksize
         self._sets = max(1, -(-settings.items // _WAYS))
-        self._heads = _CELLS * _CELL.size
-        self._bodies = self._heads + self._sets * _WAYS * _HEAD.size
-        total = self._bodies + self._sets * _WAYS * self._size
+        self._size = settings.keysize + settings.blocksize
+        slots = self._sets * _WAYS
+        cells = _CELLS * _CELL_WORDS
+        self._start = _pages(cells * _WORD)  # of what clear() empties
+        self._bodies = _pages(self._start + 4 * slots * _WORD)
+        self._total = _pages(self._bodies + slots * self._size)
+        # Pages of such a file are not accounted before they are touched (no overcommit).
         self._file = os.memfd_create("uwgate-cache", os.MFD_CLOEXEC)
-        os.ftruncate(self._file, total)
-        self._memory = mmap.mmap(self._file, total)
-        if hasattr(mmap, "MADV_DONTDUMP"):
-            self._memory.madvise(mmap.MADV_DONTDUMP)  # it holds secrets
-
-    @property
-    def blocksize(self) -> int:
-        """Bytes of the largest value."""
-        return self.settings.blocksize
+        os.ftruncate(self._file, self._total)
+        self._memory = mmap.mmap(self._file, self._total)
+        self._memory.madvise(mmap.MADV_DONTDUMP)  # it holds secrets
+        words = memoryview(self._memory)[: self._bodies].cast("Q")
+        self._counters = words[:cells]
+        first = self._start // _WORD
+        self._ends, self._names, self._sizes, self._checks = (
+            words[first + part * slots : first + (part + 1) * slots] for part in range(4)
+        )
 
     def get(self, key: bytes) -> bytes | None:
         """The value of ``key``, unless it has expired."""
-        now = int(time.time())
-        for slot in self._slots(key):
-            if self._expiry(slot) > now:
-                value = self._read(slot, key)
-                if value is not None:
-                    self._count(0)
-                    return value
-        self._count(1)
-        return None
+        slot = self._find(*self._places(key))
+        value = None if slot is None else self._read(slot, key)
+        self._count(_MISS if value is None else _HIT)
+        return value
 
     def set(self, key: bytes, value: bytes, expires: int) -> bool:
-        """Keep ``value`` until ``expires`` (seconds of the epoch; 0: for ever). False if it is too
-        large, or the set was locked for too long. In a full set what expires first goes."""
-        if not key or len(key) > self.keysize or len(value) > self.settings.blocksize:
+        """Keep ``value``, instead of what ``key`` had, until ``expires`` (second of the epoch; 0:
+        for ever). False if it is not kept: key or value are too large, the key is empty, or another
+        process held one of the sets for too long. If both are full, what expires first goes
+        (counted as ``full``)."""
+        if not key or len(key) > self.settings.keysize or len(value) > self.settings.blocksize:
             return False
-        slots = self._slots(key)
-        if not self._lock(slots[0]):
+        name, sets = self._places(key)
+        spans = tuple((number, 1) for number in sets)
+        if not self._lock(spans):
             return False
         try:
-            slot, full = self._victim(slots, key)
-            head = self._heads + slot * _HEAD.size
-            body = self._bodies + slot * self._size
-            memory = self._memory
-            memory[head : head + 8] = bytes(8)
-            memory[body : body + len(key)] = key
-            body += self.keysize
-            memory[body : body + len(value)] = value
-            end = expires or _NEVER
-            _HEAD.pack_into(memory, head, 0, _check(end, key, value), len(key), len(value))
-            memory[head : head + 8] = end.to_bytes(8, "little")
+            slot = self._find(name, sets)
+            if slot is None:
+                slot = self._victim(sets)
+            end = min(max(expires, 1), _NEVER) if expires else _NEVER
+            self._write(slot, name, key, value, end)
         finally:
-            self._unlock(slots[0])
-        if full:
-            self._count(2)
-        self._touch()
+            self._unlock(spans)
         return True
 
     def delete(self, key: bytes) -> bool:
         """Forget ``key``; whether it was there."""
-        slots = self._slots(key)
-        if not self._lock(slots[0]):
+        name, sets = self._places(key)
+        spans = tuple((number, 1) for number in sets)
+        if self._find(name, sets) is None or not self._lock(spans):
             return False
         try:
-            for slot in slots:
-                if self._expiry(slot) and self._read(slot, key) is not None:
-                    head = self._heads + slot * _HEAD.size
-                    self._memory[head : head + 8] = bytes(8)
-                    self._touch()
-                    return True
+            slot = self._find(name, sets)
+            if slot is None or self._read(slot, key) is None:
+                return False
+            self._ends[slot] = 0
+            self._touch()
         finally:
-            self._unlock(slots[0])
-        return False
+            self._unlock(spans)
+        return True
+
+    def clear(self) -> bool:
+        """Forget everything, and give the memory back; False if it was locked for too long."""
+        spans = ((0, self._sets),)
+        if not self._lock(spans):
+            return False
+        try:
+            self._memory.madvise(mmap.MADV_REMOVE, self._start, self._total - self._start)
+            self._touch()
+        finally:
+            self._unlock(spans)
+        return True
 
     # --- slots ------------------------------------------------------------------------------------
 
-    def _slots(self, key: bytes) -> range:
-        """Numbers of the slots that may hold ``key``."""
-        first = zlib.crc32(key) % self._sets * _WAYS
-        return range(first, first + _WAYS)
+    def _places(self, key: bytes) -> tuple[int, tuple[int, ...]]:
+        """Name of ``key``, and the two sets that may hold it; one, if there is no other."""
+        name = hash(key) & _NAME or 1
+        first = name % self._sets
+        second = (name >> 32) % self._sets
+        if first != second:
+            return name, (first, second)
+        if self._sets == 1:
+            return name, (0,)
+        return name, (first, (first + 1) % self._sets)
 
-    def _expiry(self, slot: int) -> int:
-        head = self._heads + slot * _HEAD.size
-        return int.from_bytes(self._memory[head : head + 8], "little")
+    def _find(self, name: int, sets: tuple[int, ...]) -> int | None:
+        """The slot of that name, whatever its state."""
+        for number in sets:
+            start = number * _WAYS
+            names = self._names[start : start + _WAYS].tolist()
+            if name in names:
+                return start + names.index(name)
+        return None
 
     def _read(self, slot: int, key: bytes) -> bytes | None:
-        """The value of the slot, if it is that key's, whole and not being written."""
-        memory = self._memory
-        head = self._heads + slot * _HEAD.size
-        end, check, key_size, size = _HEAD.unpack_from(memory, head)
-        body = self._bodies + slot * self._size
-        if key_size != len(key) or memory[body : body + key_size] != key:
-            return None
-        if size > self.settings.blocksize:
-            return None
-        body += self.keysize
-        value = memory[body : body + size]
-        return value if _check(end, key, value) == check else None
-
-    def _victim(self, slots: range, key: bytes) -> tuple[int, bool]:
-        """The slot to write to, and whether something has to go that could still be asked for."""
+        """The value of the slot, if it is that key's, has not expired and is not being written."""
         now = int(time.time())
-        ends = [self._expiry(slot) for slot in slots]
-        for slot, end in zip(slots, ends, strict=True):
-            if end and self._read(slot, key) is not None:
-                return slot, False
-        first = min(ends)
-        return slots[ends.index(first)], first > now
+        for _ in range(_READS):
+            end = self._ends[slot]
+            if end <= now:
+                return None
+            sizes = self._sizes[slot]
+            check = self._checks[slot]
+            length = sizes >> 32
+            size = length + (sizes & 0xFFFFFFFF)
+            if size > self._size:
+                continue
+            start = self._bodies + slot * self._size
+            body = self._memory[start : start + size]
+            if zlib.crc32(body, zlib.crc32(_SEALED.pack(end, sizes))) == check:
+                return body[length:] if body[:length] == key else None
+        return None
+
+    def _victim(self, sets: tuple[int, ...]) -> int:
+        """A free or expired slot of the emptier set; if both are full, what expires first."""
+        now = int(time.time())
+        offers = []
+        for number in sets:
+            start = number * _WAYS
+            ends = self._ends[start : start + _WAYS].tolist()
+            end = min(ends)
+            offers.append((sum(each > now for each in ends), end, start + ends.index(end)))
+        used, _, slot = min(offers)
+        if used == _WAYS:
+            self._count(_FULL)
+        return slot
+
+    def _write(self, slot: int, name: int, key: bytes, value: bytes, end: int) -> None:
+        sizes = len(key) << 32 | len(value)
+        body = key + value
+        start = self._bodies + slot * self._size
+        self._ends[slot] = 0  # a free slot, should we be killed now
+        self._names[slot] = name
+        self._sizes[slot] = sizes
+        self._checks[slot] = zlib.crc32(body, zlib.crc32(_SEALED.pack(end, sizes)))
+        self._memory[start : start + len(body)] = body
+        self._ends[slot] = end
+        self._touch()
 
     # --- locks and counters -----------------------------------------------------------------------
 
-    def _lock(self, place: int) -> bool:
-        # Of the process, not of the descriptor: what the fork has copied excludes the parent.
+    def _lock(self, spans: _Spans) -> bool:
+        """Byte n of the file stands for set n. The locks are the process's, not the descriptor's:
+        what the fork has copied excludes the parent. They end as soon as any descriptor of the file
+        is closed, so none ever is."""
         for _ in range(_TRIES):
+            held = 0
             try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+                for start, length in spans:
+                    fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+                    held += 1
             except OSError:
+                self._unlock(spans[:held])
                 os.sched_yield()
             else:
                 return True
+        self._count(_DROPPED)
         return False
 
-    def _unlock(self, place: int) -> None:
-        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
+    def _unlock(self, spans: _Spans) -> None:
+        for start, length in spans:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, length, start)
 
     def _count(self, which: int) -> None:
-        place = self.cell % _CELLS * _CELL.size + which * 8
-        memory = self._memory
-        number = int.from_bytes(memory[place : place + 8], "little") + 1
-        memory[place : place + 8] = number.to_bytes(8, "little")
+        self._counters[self.cell % _CELLS * _CELL_WORDS + which] += 1
 
     def _touch(self) -> None:
-        place = self.cell % _CELLS * _CELL.size + 24
-        self._memory[place : place + 8] = int(time.time()).to_bytes(8, "little")
+        self._counters[self.cell % _CELLS * _CELL_WORDS + _CHANGED] = int(time.time())
 
     # --- statistics -------------------------------------------------------------------------------
+
+    @property
+    def dropped(self) -> int:
+        """Writes of all processes that found their set locked for too long."""
+        return sum(self._counters[_DROPPED::_CELL_WORDS].tolist())
 
     def items(self) -> int:
         """Entries that have not expired."""
         now = int(time.time())
-        heads = memoryview(self._memory)[self._heads : self._bodies]
-        return sum(end > now for end in heads.cast("Q")[:: _HEAD.size // 8].tolist())
+        return sum(end > now for end in self._ends.tolist())
 
     def snapshot(self) -> dict[str, object]:
-        """The object of uWSGI's stats server, of all processes together."""
-        cells = [_CELL.unpack_from(self._memory, cell * _CELL.size) for cell in range(_CELLS)]
-        settings = self.settings
+        """The object of uWSGI's stats server (``caches``), of all processes together."""
+        settings, counters = self.settings, self._counters
         return {
             "name": settings.name,
             "hash": settings.hash,
@@ -197,13 +253,12 @@ class SharedCache:
             "blocks": settings.blocks or settings.items,
             "blocksize": settings.blocksize,
             "items": self.items(),
-            "hits": sum(cell[0] for cell in cells),
-            "miss": sum(cell[1] for cell in cells),
-            "full": sum(cell[2] for cell in cells),
-            "last_modified_at": max(cell[3] for cell in cells),
+            "hits": sum(counters[_HIT::_CELL_WORDS].tolist()),
+            "miss": sum(counters[_MISS::_CELL_WORDS].tolist()),
+            "full": sum(counters[_FULL::_CELL_WORDS].tolist()),
+            "last_modified_at": max(counters[_CHANGED::_CELL_WORDS].tolist()),
         }
 
 
-def _check(end: int, key: bytes, value: bytes) -> int:
-    sealed = _SEALED.pack(end, len(key), len(value))
-    return zlib.crc32(value, zlib.crc32(key, zlib.crc32(sealed)))
+def _pages(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
