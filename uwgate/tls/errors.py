@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class TlsError(Exception):
-    """A certificate, key, CA, cipher list or key file cannot be used; one line, with its name."""
+    """A certificate, key, CA, cipher list or key file cannot be used: one line that names it."""
