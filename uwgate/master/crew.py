@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from uwgate.master import signals
-from uwgate.master.caches import Caches
 from uwgate.master.collect import Collector, describe
 from uwgate.master.control import ControlError, Message, pair
 from uwgate.master.errors import explain
@@ -70,8 +69,6 @@ class Crew:
         self._generation = generation
         self._leaving = False
         self.subscriptions: Mapping[str, Subscribed] = {}
-        self.terminators: Mapping[str, Terminator] = {}
-        self.caches: Caches | None = None
         self.terminators: Mapping[str, Terminator] = {}
         self.caches: tuple[SharedCache, ...] = ()
         self.exit: int | None = None
@@ -170,8 +167,6 @@ class Crew:
                             gid=plan.gid,
                             drain_timeout=plan.drain_timeout,
                             table=self._table_of(slot.gateway),
-                            terminator=self.terminators.get(slot.gateway),
-                            caches=self.caches,
                             terminator=self.terminators.get(slot.gateway),
                             caches=self.caches,
                         ),

@@ -16,7 +16,6 @@ from uwgate import __version__
 from uwgate.config.settings import ListenerSettings, Settings
 from uwgate.master import privileges, signals
 from uwgate.master.announcing import Announcing, placed
-from uwgate.master.caches import Caches
 from uwgate.master.control import Message
 from uwgate.master.crew import EXIT_OK, Crew
 from uwgate.master.errors import StartError, explain
@@ -92,8 +91,6 @@ class Supervisor:
         self._tls = Tls(settings, self._loop, log)
         self._stats: StatsServer | None = None
         self._subscriptions: Subscriptions | None = None
-        self._caches: Caches | None = None
-        self._tls: Tls | None = None
         self._started = time.time()
         self._stopping = ""  # "", "draining", "cutting"
         self._last_stop = 0.0
@@ -111,7 +108,6 @@ class Supervisor:
         self._bind()
         self._prepare_tls()
         self._subscribe()
-        self._prepare_tls()
         self._listen_for_stats()
         self._prepare_announcing()
         self._create_logs()
@@ -119,8 +115,7 @@ class Supervisor:
         self._drop_privileges()
         if self._subscriptions is not None:
             self._subscriptions.start()
-        if self._tls is not None:
-            self._tls.start()
+        self._tls.start()
         self._crew.start()
         if self._announcing is not None:
             self._announcing.start()
@@ -153,11 +148,10 @@ class Supervisor:
         self._traffic = list(self._binder.bound)
 
     def _prepare_tls(self) -> None:
-        """Read keys, which the workers may not, and make what they share."""
-        self._caches = Caches(self._settings.caches)
-        self._tls = Tls(self._settings, self._caches, self._loop, self._log)
-        self._crew.caches = self._caches
+        """While keys may still be read, make what the workers share."""
+        self._tls.prepare()
         self._crew.terminators = self._tls.terminators
+        self._crew.caches = tuple(self._tls.caches.values())
 
     def _subscribe(self) -> None:
         """Bind the subscription servers, and read what is left of the last run."""
@@ -183,12 +177,6 @@ class Supervisor:
             names = [bound.name for gateway, bound in self._listening if gateway == name]
             self._subscriptions.listens(name, names)
         self._crew.subscriptions = self._subscriptions.gateways
-
-    def _prepare_tls(self) -> None:
-        """While keys may still be read."""
-        self._tls.prepare()
-        self._crew.terminators = self._tls.terminators
-        self._crew.caches = tuple(self._tls.caches.values())
 
     def _listen_for_stats(self) -> None:
         process = self._settings.process

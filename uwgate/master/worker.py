@@ -24,12 +24,12 @@ import uvloop
 
 from uwgate.config.settings import ListenerSettings, Settings
 from uwgate.master import privileges, signals
-from uwgate.master.caches import Caches
 from uwgate.master.control import Channel, ControlError, Message
 from uwgate.master.errors import StartError, explain
 from uwgate.master.logs import MainLog
 from uwgate.observe.requestlog import RequestLog, open_request_log
 from uwgate.subscriptions.table import Change, Table
+from uwgate.tls.cache import SharedCache
 from uwgate.tls.terminator import Terminator
 
 Listener = tuple[ListenerSettings, socket.socket]
@@ -65,10 +65,6 @@ class Gateway(Protocol):
         """Cut what is left."""
         ...
 
-    def use_tls(self, terminator: Terminator, /) -> None:
-        """Terminate TLS with this."""
-        ...
-
     def inherit(self, table: Table, report: Callable[[Message], None]) -> None:
         """The subscriptions so far; ``report`` sends a message to the master."""
         ...
@@ -77,7 +73,7 @@ class Gateway(Protocol):
         """What changed in the subscriptions."""
         ...
 
-    def use_tls(self, terminator: Terminator) -> None:
+    def use_tls(self, terminator: Terminator, /) -> None:
         """Terminate TLS with this; called before ``start``."""
         ...
 
@@ -113,7 +109,7 @@ class WorkerSpec:
     drain_timeout: float
     table: Table | None = None
     terminator: Terminator | None = None
-    caches: Caches | None = None
+    caches: tuple[SharedCache, ...] = ()
 
 
 def main(spec: WorkerSpec, gateway_factory: GatewayFactory) -> NoReturn:
@@ -153,8 +149,8 @@ def _open_request_log(spec: WorkerSpec) -> RequestLog | None:
 def _become_worker(spec: WorkerSpec) -> None:
     signals.enter_worker()
     privileges.set_name(spec.name)
-    if spec.caches is not None:
-        spec.caches.enter_worker(spec.id)
+    for cache in spec.caches:
+        cache.cell = spec.id
     close_inherited_sockets({spec.control.fileno(), *(s.fileno() for _, s in spec.listeners)})
     privileges.raise_descriptor_limit()
     privileges.drop(spec.uid, spec.gid, f"{spec.gateway}-")
@@ -240,10 +236,6 @@ class _Worker:
         self._loop.add_signal_handler(signal.SIGQUIT, self._stop)
         if self._spec.table is not None:
             self._gateway.inherit(self._spec.table, self._send)
-        if self._spec.terminator is not None:
-            self._gateway.use_tls(self._spec.terminator)
-        for cache in self._spec.caches:
-            cache.cell = self._spec.id
         if self._spec.terminator is not None:
             self._gateway.use_tls(self._spec.terminator)
         await self._gateway.start(self._spec.listeners)

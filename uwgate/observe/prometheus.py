@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from uwgate.observe.backlog import Queue
 from uwgate.observe.counters import Totals, WorkerTotals
 from uwgate.observe.exposition import Family, Labels, Sample, render
-from uwgate.observe.stats import StatsFacts
+from uwgate.observe.stats import StatsFacts, shown_caches
 from uwgate.observe.subscription_metrics import families as subscription_families
 from uwgate.observe.sums import NodeTotals, Sums, Tallies
+from uwgate.observe.tls_metrics import families as tls_families
 
 # (name without prefix, key of Tally.snapshot, help)
 _COUNTERS = (
@@ -90,6 +91,7 @@ def _families(totals: Totals, queues: list[Queue], facts: StatsFacts) -> Iterato
     yield from _listeners(queues)
     yield from _nodes(totals.sums)
     yield from _workers(totals.workers)
+    yield from tls_families(totals.sums, shown_caches(facts, totals.sums))
     yield from subscription_families(facts.subscriptions(), totals.subscribed)
 
 

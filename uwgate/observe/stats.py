@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from uwgate import __version__
 from uwgate.observe.backlog import Queue
@@ -27,12 +28,17 @@ from uwgate.observe.subscriptions import (
     plain,
     subscriptions_json,
 )
-from uwgate.observe.sums import NodeKey, NodeTotals, Sums, Tallies
+from uwgate.observe.sums import NodeKey, NodeTotals, Sums, Tallies, TlsTotals
 from uwgate.router.errors import Failure
 
 # What uWSGI would call a read or a write error of a request.
 READ_ERRORS = (Failure.HEAD_TIMEOUT, Failure.BODY_TIMEOUT)
 WRITE_ERRORS = (Failure.CLIENT_CLOSED, Failure.CLIENT_TIMEOUT)
+
+Cache = dict[str, Any]
+"""A cache as uWSGI shows it: ``SharedCache.snapshot()``. Where it exchanges changes with other
+machines also ``sync``, counts of datagrams: ``received``, ``refused`` from the master, to which
+``sent`` and ``failed`` of the workers are added here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +47,9 @@ class StatsFacts:
 
     ``started``: epoch seconds. ``not_ready``: "" while requests are served, else a short reason
     ("draining", "no worker"). ``sockets``: all listening traffic sockets, for their queues.
-    ``subscriptions``: the registry of each gateway that has one. ``minified``, ``http``: options
-    ``stats-minified`` and ``stats-http``.
+    ``subscriptions``: the registry of each gateway that has one. ``caches``: as they are now.
+    ``https``: names of the sockets with TLS. ``minified``, ``http``: options ``stats-minified`` and
+    ``stats-http``.
     """
 
     started: float
@@ -52,6 +59,8 @@ class StatsFacts:
     http: bool = False
     version: str = __version__
     subscriptions: Callable[[], Sequence[RegistryView]] = tuple
+    caches: Callable[[], Sequence[Cache]] = tuple
+    https: Collection[str] = ()
 
 
 _PIECE = 65536  # bytes after which the rest of a document is for later
@@ -114,17 +123,26 @@ def document(
     if sums.nodes:
         value["static_nodes"] = [_node(key, node) for key, node in sums.nodes.items()]
     if views:
-        value["subscriptions"] = subscriptions_json(groups, minified=facts.minified)
+        certified = "http" if sums.tls is not None else ""
+        value["subscriptions"] = subscriptions_json(
+            groups, minified=facts.minified, certified=certified
+        )
         value["subscriptions_shown"] = sum(len(group.members) for group in groups)
         value["subscriptions_total"] = count(views)
         value["subscription_counters"] = {view.name: counters(view) for view in views}
     value["cheap"] = int(totals.cheap)
     value["started"] = int(facts.started)
+    caches = shown_caches(facts, sums)
+    if caches:
+        value["caches"] = caches
     spoken = dict.fromkeys(totals.listeners.get("fastrouter", ()), "uwsgi")
+    spoken |= dict.fromkeys(facts.https, "https")
     value["sockets"] = [_socket(queue, spoken.get(queue.name, "http")) for queue in queues]
     value |= _tallies(sums)
     if len(sums.gateways) > 1:
         value["gateways"] = {name: _tallies(each) for name, each in sums.gateways.items()}
+    if sums.tls is not None:
+        value["tls"] = _handshakes(sums) | _tls(sums.tls)
     value["workers"] = [_worker(worker) for worker in totals.workers]
     return value
 
@@ -135,6 +153,37 @@ def _tallies(tallies: Tallies) -> dict[str, object]:
         "responses": dict(sorted(tallies.responses.items())),
         "errors": dict(tallies.errors),
     }
+
+
+def shown_caches(facts: StatsFacts, sums: Sums) -> list[Cache]:
+    """All caches, with what the workers have sent of them."""
+    caches = []
+    for cache in facts.caches():
+        if "sync" in cache:
+            cache["sync"] |= {"sent": 0, "failed": 0} | sums.sync.get(cache["name"], {})
+        caches.append(cache)
+    return caches
+
+
+def _handshakes(sums: Sums) -> dict[str, object]:
+    return {
+        "handshakes": dict(sorted(sums.handshakes.items())),
+        "resumed": dict(sorted(sums.resumed.items())),
+        "handshaking": sums.tls.handshaking if sums.tls is not None else 0,
+    }
+
+
+def _tls(tls: TlsTotals) -> dict[str, object]:
+    value: dict[str, object] = {
+        "contexts": tls.contexts,
+        "certificates": [
+            {"source": key.source, "name": plain(key.name), "not_after": end}
+            for key, end in sorted(tls.certificates.items())
+        ],
+    }
+    if tls.store:
+        value["store"] = dict(tls.store)
+    return value
 
 
 def _cwd() -> str:
@@ -183,7 +232,7 @@ def _worker(worker: WorkerTotals) -> dict[str, object]:
     counters = worker.sums.counters
     requests = counters.get("requests", 0)
     micros = counters.get("time_micros", 0)
-    return {
+    value: dict[str, object] = {
         "id": worker.id,
         "pid": worker.pid,
         "accepting": int(worker.accepting),
@@ -207,6 +256,9 @@ def _worker(worker: WorkerTotals) -> dict[str, object]:
         "apps": [],
         "cores": [_core(worker.sums, worker.own)],
     }
+    if worker.sums.tls is not None:
+        value["tls"] = _handshakes(worker.sums)
+    return value
 
 
 def _core(sums: Sums, own: Sums) -> dict[str, object]:

@@ -177,9 +177,12 @@ def djb33x(key: bytes) -> int:
     return value
 
 
-def subscriptions_json(groups: Iterable[Group], *, minified: bool) -> Iterator[str]:
+def subscriptions_json(
+    groups: Iterable[Group], *, minified: bool, certified: str = ""
+) -> Iterator[str]:
     """The array ``subscriptions`` as ASCII text, in pieces of a slot's beginning, a node, …
 
+    ``certified``: name of the gateway that loads certificates of announcements, if one does.
     On one line, or a line for each slot and node: ``json.dumps`` with indentation takes the slow
     encoder.
     """
@@ -190,7 +193,7 @@ def subscriptions_json(groups: Iterable[Group], *, minified: bool) -> Iterator[s
     yield "["
     comma = ""
     for group in groups:
-        yield f'{comma}{line}{encode(_slot(group))[:-1]},"nodes":['
+        yield f'{comma}{line}{encode(_slot(group, certified))[:-1]},"nodes":['
         comma = ""
         for member, totals in group.rows():
             yield f"{comma}{inner}{encode(_node(group.view, member, totals, now, monotonic))}"
@@ -200,13 +203,16 @@ def subscriptions_json(groups: Iterable[Group], *, minified: bool) -> Iterator[s
     yield f"{end}]" if comma else "]"
 
 
-def _slot(group: Group) -> dict[str, object]:
+def _slot(group: Group, certified: str) -> dict[str, object]:
     slot = group.slot
+    enabled = group.view.name == certified and any(
+        member.extra.sni_key and member.extra.sni_crt for member in group.members
+    )
     return {
         "key": plain(slot.key),
         "hash": djb33x(slot.key.encode("utf-8", "surrogateescape")) % _HASH_BUCKETS,
         "hits": group.totals.hits,
-        "sni_enabled": 0,  # certificates of announcements are not loaded
+        "sni_enabled": int(enabled),
         "algo": slot.algo or group.view.settings.algo,
         "gateway": group.view.name,
     }

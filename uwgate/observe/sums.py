@@ -15,11 +15,14 @@ Snapshot = dict[str, Any]
 ``{"id": int, "pid": int, "started": epoch seconds, "draining": bool, "rss": bytes, "vsz": bytes,
 "status": "idle"|"busy"|"starting"|"dead", "respawn_count": int, "gateways": {"http":
 {"tally": Tally.snapshot(), "listeners": [str], "nodes": [{"name": str, …}], "cheap": 0|1,
-"subscriptions": {"slots": {key: {"hits": int, "nodes": {address: {…}}}}}}}}``; the last two only
-where there is something to say. A worker that never answered has no ``gateways`` (or no such
-key)."""
+"subscriptions": {"slots": {key: {"hits": int, "nodes": {address: {…}}}}}, "tls":
+{"handshaking": int, "contexts": int, "certificates": [{"source": str, "name": str, "not_after":
+epoch seconds}], "store": {…: int}}}}, "sync": {cache: {"sent": int, "failed": int}}}``; what is
+behind ``nodes`` only where there is something to say. A worker that never answered has no
+``gateways`` (or no such key)."""
 
 GAUGES = frozenset({"connections", "active_requests"})
+STORE_GAUGES = frozenset({"connected"})
 
 
 class NodeKey(NamedTuple):
@@ -118,11 +121,17 @@ class NodeTotals:
 
 @dataclass(slots=True)
 class Tallies:
-    """``Tally.snapshot`` summed. ``counters``: whatever integers it has, gauges included."""
+    """``Tally.snapshot`` summed. ``counters``: whatever integers it has, gauges included.
+
+    ``handshakes``: completed ones by TLS version, ``resumed``: those of them that went on with an
+    earlier session.
+    """
 
     counters: dict[str, int] = field(default_factory=dict)
     responses: dict[str, int] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
+    handshakes: dict[str, int] = field(default_factory=dict)
+    resumed: dict[str, int] = field(default_factory=dict)
 
     def add_tally(self, tally: Snapshot, *, gauges: bool) -> None:
         """Add one gateway of one worker."""
@@ -131,12 +140,48 @@ class Tallies:
                 self.counters[key] = self.counters.get(key, 0) + value
         add_each(self.responses, mapping(tally, "responses"))
         add_each(self.errors, mapping(tally, "errors"))
+        add_each(self.handshakes, mapping(tally, "tls_handshakes"))
+        add_each(self.resumed, mapping(tally, "tls_resumed"))
 
     def carry_tallies(self, other: Tallies) -> None:
         """Add all of ``other``, which was summed without gauges."""
         add_each(self.counters, other.counters)
         add_each(self.responses, other.responses)
         add_each(self.errors, other.errors)
+        add_each(self.handshakes, other.handshakes)
+        add_each(self.resumed, other.resumed)
+
+
+class CertificateKey(NamedTuple):
+    """``source``: where its files are named (``listener``, ``sni``, ``sni-regexp``, …)."""
+
+    source: str
+    name: str
+
+
+@dataclass(slots=True)
+class TlsTotals:
+    """TLS of all workers. ``handshaking``: connections not yet that far, ``contexts``: those loaded
+    by all workers together, ``certificates``: epoch seconds of their end, the earliest that a
+    worker has, ``store``: counters of the distributed store, and how many workers reach it."""
+
+    handshaking: int = 0
+    contexts: int = 0
+    certificates: dict[CertificateKey, int] = field(default_factory=dict)
+    store: dict[str, int] = field(default_factory=dict)
+
+    def add(self, part: Snapshot, *, gauges: bool) -> None:
+        """Add the ``tls`` of one gateway of one worker."""
+        store = mapping(part, "store")
+        add_each(self.store, {k: v for k, v in store.items() if gauges or k not in STORE_GAUGES})
+        if not gauges:
+            return
+        self.handshaking += number(part, "handshaking")
+        self.contexts += number(part, "contexts")
+        for each in part.get("certificates", ()):
+            key = CertificateKey(str(each.get("source", "")), str(each.get("name", "")))
+            end = number(each, "not_after")
+            self.certificates[key] = min(end, self.certificates.get(key, end))
 
 
 @dataclass(slots=True)
@@ -144,11 +189,14 @@ class Sums(Tallies):
     """Sums of an instance, or of one worker.
 
     ``gateways``: the same numbers of each gateway. Subscribed nodes are counted elsewhere
-    (``observe.subscribed``).
+    (``observe.subscribed``). ``tls``: None where no worker terminates TLS. ``sync``: changes of
+    caches that workers sent to other machines, by cache: ``sent``, ``failed``.
     """
 
     gateways: dict[str, Tallies] = field(default_factory=dict)
     nodes: dict[NodeKey, NodeTotals] = field(default_factory=dict)
+    tls: TlsTotals | None = None
+    sync: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, snapshot: Snapshot, *, gauges: bool) -> None:
         """Add one worker's snapshot; without ``gauges`` only what outlives the worker."""
@@ -158,6 +206,18 @@ class Sums(Tallies):
             self.gateways.setdefault(name, Tallies()).add_tally(tally, gauges=gauges)
             for node in gateway.get("nodes", ()):
                 self._add_node(name, node, gauges)
+            if "tls" in gateway:
+                self._tls().add(mapping(gateway, "tls"), gauges=gauges)
+        self._add_sync(mapping(snapshot, "sync"))
+
+    def _tls(self) -> TlsTotals:
+        if self.tls is None:
+            self.tls = TlsTotals()
+        return self.tls
+
+    def _add_sync(self, sync: dict[str, dict[str, int]]) -> None:
+        for cache, counts in sync.items():
+            add_each(self.sync.setdefault(cache, {}), counts)
 
     def _add_node(self, gateway: str, node: Snapshot, gauges: bool) -> None:
         key = NodeKey(
@@ -180,6 +240,9 @@ class Sums(Tallies):
         self.carry_tallies(other)
         for name, tallies in other.gateways.items():
             self.gateways.setdefault(name, Tallies()).carry_tallies(tallies)
+        if other.tls is not None:
+            add_each(self._tls().store, other.tls.store)
+        self._add_sync(other.sync)
         for key, totals in self.nodes.items():
             old = other.nodes.get(key)
             if old is not None:
