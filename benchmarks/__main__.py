@@ -133,6 +133,9 @@ def _memory(bench: Bench, options: argparse.Namespace, there: set[NodeKind]) -> 
     if "idle" in options.extras and "http" in there:
         names = contenders(options.peers, standard, "http", bench.tools)
         held += memory.idle(bench, names, options.idle)
+    if "tls-idle" in options.extras and "http" in there:
+        names = contenders(options.peers, standard, "http", bench.tools)
+        held += memory.tls_idle(bench, names, options.idle)
     if "stalled" in options.extras:
         kinds: tuple[NodeKind, ...] = ("http", "uwsgi-unix")
         for node in kinds:

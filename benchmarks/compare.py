@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import wrk
+from benchmarks import tls_client, wrk
+from benchmarks.certificates import Pair, make
 from benchmarks.figures import (
     Spread,
     paired_ratios,
@@ -89,11 +90,12 @@ def run_workload(bench: Bench, workload: Workload, peers: Sequence[str]) -> Outc
     outcome = Outcome(workload)
     script = bench.directory / f"{workload.name}.lua"
     script.write_text(lua_script(workload.heads))
+    pair = make(bench.directory / workload.name / "pair") if workload.tls else None
     with contextlib.ExitStack() as stack:
         proxies = []
         for name in peers:
             try:
-                proxies.append(_start(bench, workload, name, stack))
+                proxies.append(_start(bench, workload, name, stack, pair))
             except StartError as error:
                 outcome.failed[name] = str(error)
         for proxy in proxies:
@@ -108,7 +110,9 @@ def run_workload(bench: Bench, workload: Workload, peers: Sequence[str]) -> Outc
     return outcome
 
 
-def _start(bench: Bench, workload: Workload, name: str, stack: contextlib.ExitStack) -> Proxy:
+def _start(
+    bench: Bench, workload: Workload, name: str, stack: contextlib.ExitStack, pair: Pair | None
+) -> Proxy:
     proxy = start_proxy(
         bench.tools,
         PEERS[name],
@@ -119,6 +123,7 @@ def _start(bench: Bench, workload: Workload, name: str, stack: contextlib.ExitSt
         log=workload.log,
         gateway=workload.gateway,
         load_core=bench.load_core,
+        pair=pair,
     )
     stack.callback(proxy.stop)
     return proxy
@@ -129,15 +134,11 @@ def _cell(
 ) -> Cell:
     pids = family(proxy.process.pid)
     before = cpu_nanos(pids)
-    command = bench.tools.commands["wrk"]
     try:
-        result = wrk.run(
-            command, script, proxy.port, workload.connections, seconds, bench.load_core
-        )
-    except wrk.WrkError as error:
+        result, faults = _load(bench, workload, proxy.port, script, seconds)
+    except (wrk.WrkError, tls_client.TlsClientError) as error:
         return Cell(proxy.name, number, 0, 0, 0, 0, 0, 0, (str(error),))
     spent = cpu_nanos(pids) - before
-    faults = wrk.faults(result, workload.body)
     if set(family(proxy.process.pid)) != set(pids):
         faults.append("a process of the proxy came or went: its CPU time is not known")
     if faults:
@@ -156,6 +157,19 @@ def _cell(
         rss=rss_bytes(pids),
         busy=spent / 1e9 / result.seconds,
     )
+
+
+def _load(
+    bench: Bench, workload: Workload, port: int, script: Path, seconds: int
+) -> tuple[wrk.WrkResult | tls_client.TlsResult, list[str]]:
+    """One run of the generator, and why it may not be counted."""
+    count, core, shake = workload.connections, bench.load_core, workload.handshake
+    if shake is not None:
+        found = tls_client.run(port, count, seconds, core, shake.version, resume=shake.resume)
+        return found, tls_client.faults(found, resume=shake.resume)
+    command = bench.tools.commands["wrk"]
+    result = wrk.run(command, script, port, count, seconds, core, tls=workload.tls)
+    return result, wrk.faults(result, workload.body)
 
 
 def summarise(outcome: Outcome) -> None:

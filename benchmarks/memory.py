@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.certificates import HOST, Pair, make
 from benchmarks.compare import Bench
 from benchmarks.figures import table
 from benchmarks.peers import PEERS, Proxy, start_proxy
-from benchmarks.procs import StartError, family, rss_bytes
+from benchmarks.procs import StartError, family, rss_bytes, trusting
 from benchmarks.workloads import MB300, NodeKind
 
 BATCH = 50  # connections opened and asked at once
@@ -23,8 +24,11 @@ STALL_SECONDS = 4.0
 ANSWER_DEADLINE = 15.0
 STALL_LIMIT = 8 << 20
 IDLE_LIMIT = 4096
+TLS_IDLE = 2000  # connections
+TLS_IDLE_LIMIT = 48 << 10
 FEW_FILES = 1024
 FILES_LIMIT = 1 << 20  # bytes: what two starts of the same program may differ by anyway
+_TLS = trusting()
 _ASK = b"GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n"
 _STALL = b"GET /body/300m HTTP/1.1\r\nHost: www.example.com\r\nConnection: close\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,12}) *\r\n", re.IGNORECASE)
@@ -70,13 +74,26 @@ def idle(bench: Bench, peers: list[str], connections: int) -> list[Held]:
     return [_measure(bench, "idle", peer, "http", usable, work) for peer in peers]
 
 
+def tls_idle(bench: Bench, peers: list[str], connections: int) -> list[Held]:
+    """The same for connections over TLS, of which ``TLS_IDLE`` are enough."""
+    usable = min(connections, TLS_IDLE, raise_file_limit() - 500)
+    pair, work = make(bench.directory / "tls-idle" / "pair"), _Idle(usable, tls=True)
+    return [_measure(bench, "tls-idle", peer, "http", usable, work, pair) for peer in peers]
+
+
 def stalled(bench: Bench, peers: list[str], node: NodeKind) -> list[Held]:
     """RSS that a 300 MB response adds while its client does not read."""
     return [_measure(bench, f"stalled-{node}", peer, node, 1, _stall) for peer in peers]
 
 
 def _measure(
-    bench: Bench, test: str, peer: str, node: NodeKind, count: int, work: Callable[[Proxy], _Rss]
+    bench: Bench,
+    test: str,
+    peer: str,
+    node: NodeKind,
+    count: int,
+    work: Callable[[Proxy], _Rss],
+    pair: Pair | None = None,
 ) -> Held:
     try:
         proxy = start_proxy(
@@ -86,6 +103,7 @@ def _measure(
             bench.proxy_core,
             bench.origin,
             node,
+            pair=pair,
         )
     except StartError as error:
         return Held(test, peer, count, 0, 0, str(error))
@@ -132,18 +150,25 @@ class _Rss:
 @dataclass(frozen=True, slots=True)
 class _Idle:
     connections: int
+    tls: bool = False
 
     def __call__(self, proxy: Proxy) -> _Rss:
         with contextlib.ExitStack() as stack:
-            warm = [_connect(proxy.port, 0, stack) for _ in range(BATCH)]
+            warm = [self._connect(proxy.port, 0, stack) for _ in range(BATCH)]
             for _ in range(20):
                 _ask_all(warm)
             pids = family(proxy.process.pid)
             before = rss_bytes(pids)
             for first in range(0, self.connections, BATCH):
                 last = min(first + BATCH, self.connections)
-                _ask_all([_connect(proxy.port, n, stack) for n in range(first, last)])
+                _ask_all([self._connect(proxy.port, n, stack) for n in range(first, last)])
             return _Rss(before, rss_bytes(pids))
+
+    def _connect(self, port: int, number: int, stack: contextlib.ExitStack) -> socket.socket:
+        sock = _connect(port, number, stack)
+        if not self.tls:
+            return sock
+        return stack.enter_context(_TLS.wrap_socket(sock, server_hostname=HOST))
 
 
 def _connect(port: int, number: int, stack: contextlib.ExitStack) -> socket.socket:
@@ -225,9 +250,10 @@ def verdicts(held: list[Held]) -> list[tuple[str, bool]]:
     for row in held:
         if row.peer != "uwgate" or row.failed:
             continue
-        if row.test == "idle":
-            text = f"idle: {row.each:,.0f} bytes a connection at {row.count:,}, limit {IDLE_LIMIT}"
-            found.append((text, row.each <= IDLE_LIMIT))
+        if row.test in ("idle", "tls-idle"):
+            limit = IDLE_LIMIT if row.test == "idle" else TLS_IDLE_LIMIT
+            text = f"{row.test}: {row.each:,.0f} bytes a connection at {row.count:,}, limit {limit}"
+            found.append((text, row.each <= limit))
         else:
             limit = FILES_LIMIT if row.test == "files" else STALL_LIMIT
             text = f"{row.test}: {row.growth / 1e6:.1f} MB more, limit {limit / 1e6:.1f}"

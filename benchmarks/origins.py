@@ -8,10 +8,10 @@ from pathlib import Path
 
 from benchmarks.procs import Process, free_port, wait_connect, wait_http
 from benchmarks.tools import Tools
-from benchmarks.workloads import HELLO, KB64, MB1, MB100, MB300
+from benchmarks.workloads import HELLO, KB64, MB1, MB10, MB100, MB300
 
 APP = Path(__file__).with_name("app.py")
-_FILES = {"64k": KB64, "1m": MB1, "100m": MB100, "300m": MB300}
+_FILES = {"64k": KB64, "1m": MB1, "10m": MB10, "100m": MB100, "300m": MB300}
 
 NGINX_HEAD = """
 daemon off;

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.certificates import Pair
 from benchmarks.origins import Origin, backlog, nginx_head
 from benchmarks.procs import (
     START_DEADLINE,
@@ -36,6 +37,7 @@ class Setup:
     """What a proxy needs to know to be configured; ``directory`` is its own.
 
     ``port``: where it is to serve HTTP; for a fastrouter that is the port of the nginx before it.
+    ``pair``: of HTTPS, which it is to serve there instead.
     """
 
     directory: Path
@@ -45,6 +47,7 @@ class Setup:
     log: bool
     gateway: GatewayKind = "http"
     fast_port: int = 0
+    pair: Pair | None = None
 
     @property
     def fast_address(self) -> str:
@@ -97,6 +100,14 @@ _FORWARDED = """
       proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
       proxy_set_header X-Forwarded-Proto $scheme;
 """
+_NGINX_TLS = """
+    ssl_certificate {pair.cert};
+    ssl_certificate_key {pair.key};
+    ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_session_cache shared:SSL:20m;
+    ssl_session_tickets on;
+    ssl_session_timeout 300s;
+"""
 _BUFFERS = """
       {0}_buffering off;
       {0}_buffer_size 64k;
@@ -125,12 +136,14 @@ class _Nginx:
             location = "uwsgi_pass node;" + _UWSGI_PARAMS
         kept = self.keepalive and setup.node == "http"
         log = f"{setup.directory}/access.log combined buffer=64k flush=1s" if setup.log else "off"
+        tls = " ssl" if setup.pair else ""
         config = setup.directory / "nginx.conf"
         config.write_text(
             f"{nginx_head(setup.directory)}  access_log {log};\n"
             f"  upstream node {{ server {where}; {'keepalive 128;' if kept else ''}\n"
             f"{'    keepalive_requests 1000000000;' if kept else ''} }}\n"
-            f"  server {{ listen 127.0.0.1:{setup.port} backlog=4096;\n"
+            f"  server {{ listen 127.0.0.1:{setup.port}{tls} backlog=4096;\n"
+            f"    {_NGINX_TLS.format(pair=setup.pair) if setup.pair else ''}\n"
             f"    location / {{ {location} {_BUFFERS.format(module) if self.bulk else ''} }}\n"
             "  }\n}\n"
         )
@@ -139,16 +152,19 @@ class _Nginx:
 
 def _haproxy(setup: Setup) -> list[str]:
     log = "log stdout format raw local0" if setup.log else ""
+    tls = f" ssl crt {setup.pair.both} ssl-min-ver TLSv1.2" if setup.pair else ""
     config = setup.directory / "haproxy.cfg"
     config.write_text(
         f"global\n  nbthread 1\n  maxconn 15000\n  no strict-limits\n  {log}\n"
+        "  tune.ssl.cachesize 20000\n  tune.ssl.lifetime 300\n"
         "defaults\n  mode http\n  option http-keep-alive\n  http-reuse always\n"
         f"  option forwardfor\n  {'log global' if setup.log else ''}\n"
         f"  {'option httplog' if setup.log else ''}\n"
         "  timeout connect 10s\n  timeout client 600s\n  timeout server 600s\n"
         "  timeout http-keep-alive 600s\n"
-        f"frontend front\n  bind 127.0.0.1:{setup.port} backlog 4096\n"
-        "  http-request set-header X-Forwarded-Proto http\n  default_backend nodes\n"
+        f"frontend front\n  bind 127.0.0.1:{setup.port} backlog 4096{tls}\n"
+        f"  http-request set-header X-Forwarded-Proto {'https' if tls else 'http'}\n"
+        "  default_backend nodes\n"
         f"backend nodes\n  server node 127.0.0.1:{setup.origin.http}\n"
     )
     return ["-db", "-q", "-f", str(config)]
@@ -158,8 +174,10 @@ def _uwgate(setup: Setup) -> list[str]:
     if setup.gateway == "fastrouter":
         return ["--fastrouter", setup.fast_address, "--fastrouter-to", setup.node_address]
     node = f"http://{setup.node_address}" if setup.node == "http" else setup.node_address
-    arguments = ["--http", f"127.0.0.1:{setup.port}", "--http-to", node]
-    arguments += ["--http-keepalive=600", "--http-processes", "1"]
+    listen = ["--http", f"127.0.0.1:{setup.port}"]
+    if setup.pair is not None:
+        listen = ["--https", f"127.0.0.1:{setup.port},{setup.pair.cert},{setup.pair.key}"]
+    arguments = [*listen, "--http-to", node, "--http-keepalive=600", "--http-processes", "1"]
     if setup.log:
         arguments += ["--http-log", "--http-log-file", str(setup.directory / "access.log")]
     return arguments
@@ -274,14 +292,15 @@ def start_proxy(
     files: int = 0,
     gateway: GatewayKind = "http",
     load_core: int = 0,
+    pair: Pair | None = None,
 ) -> Proxy:
     """Start ``peer`` on ``core`` and wait until a request through it succeeds; StartError.
 
     ``files``: its RLIMIT_NOFILE, soft and hard (0: this process's own). ``load_core``: where the
-    web server before a fastrouter runs.
+    web server before a fastrouter runs. ``pair``: with it HTTPS is served, not HTTP.
     """
     directory.mkdir(parents=True)
-    setup = Setup(directory, free_port(), node, origin, log, gateway, free_port())
+    setup = Setup(directory, free_port(), node, origin, log, gateway, free_port(), pair)
     argv = [*tools.commands[peer.program], *peer.arguments(setup)]
     if files:
         argv = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(files), *argv]
@@ -298,7 +317,7 @@ def start_proxy(
         else:
             if peer.announced:
                 _announce(process, setup)
-            wait_http(process, ("127.0.0.1", setup.port))
+            wait_http(process, ("127.0.0.1", setup.port), tls=pair is not None)
     except BaseException:
         process.stop()
         raise

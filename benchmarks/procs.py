@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -170,7 +171,9 @@ def _target(link: str) -> str:
         return "closed meanwhile"
 
 
-def wait_http(process: Process, address: tuple[str, int], target: str = "/") -> None:
+def wait_http(
+    process: Process, address: tuple[str, int], target: str = "/", *, tls: bool = False
+) -> None:
     """Wait until ``GET target`` gets a 200; StartError after START_DEADLINE seconds.
 
     ``address`` is (host, port).
@@ -181,13 +184,26 @@ def wait_http(process: Process, address: tuple[str, int], target: str = "/") -> 
     while time.monotonic() < deadline:
         if not process.running():
             raise StartError(f"{process.name} ended at once: {process.tail()}")
-        with contextlib.suppress(OSError), socket.create_connection(address, timeout=2) as sock:
+        with contextlib.suppress(OSError), _connected(address, tls=tls) as sock:
             sock.sendall(request)
             answer = sock.recv(256)
             if answer.startswith(b"HTTP/1.") and answer[9:12] == b"200":
                 return
         time.sleep(0.05)
     raise StartError(f"{process.name} does not answer ({answer[:60]!r}): {process.tail()}")
+
+
+def _connected(address: tuple[str, int], *, tls: bool) -> socket.socket:
+    sock = socket.create_connection(address, timeout=2)
+    return trusting().wrap_socket(sock) if tls else sock
+
+
+def trusting() -> ssl.SSLContext:
+    """A TLS client that believes any certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def wait_connect(process: Process, address: tuple[str, int] | str) -> None:

@@ -12,7 +12,15 @@ from benchmarks import heads
 NodeKind = Literal["http", "uwsgi-unix", "uwsgi-tcp"]
 GatewayKind = Literal["http", "fastrouter"]
 HELLO = b"Hello, world!"
-KB64, MB1, MB100, MB300 = 65536, 1 << 20, 100 << 20, 300 << 20
+KB64, MB1, MB10, MB100, MB300 = 65536, 1 << 20, 10 << 20, 100 << 20, 300 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """TLS ``version`` ("1.2", "1.3"), and whether a session is resumed."""
+
+    version: str
+    resume: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +30,9 @@ class Workload:
     ``unit`` says what CPU time is divided by. ``body`` is the size that every response body must
     have, in bytes. ``limits`` are the ratios uwgate / peer that the project promises, by peer.
     ``gateway``: what is compared; fastrouters have nginx with ``uwsgi_pass`` before them, on the
-    core of the load. ``ours``: the peer that the others are compared with.
+    core of the load. ``ours``: the peer that the others are compared with. ``tls``: clients speak
+    it to the proxy. ``handshake``: every request has a connection of its own, whose handshake is a
+    full one or resumes a session (`benchmarks.tls_client`, not wrk, makes them).
     """
 
     name: str
@@ -38,6 +48,8 @@ class Workload:
     p99_limits: Mapping[str, float] = field(default_factory=dict)
     gateway: GatewayKind = "http"
     ours: str = "uwgate"
+    tls: bool = False
+    handshake: Handshake | None = None
 
 
 _HTTP = ("uwgate", "nginx", "nginx-fresh", "haproxy")
@@ -57,6 +69,25 @@ _BODY = {"nginx-bulk": 0.95, "haproxy": 0.8}
 _UNIX = {"nginx": 0.95, "uwsgi": 0.8}
 _TCP = {"nginx": 1.0, "uwsgi": 0.95}
 _P99 = {"nginx": 1.2}
+
+
+_TLS_FULL = {"nginx": 1.2}
+_TLS_RESUMED = {"1.3": {"nginx": 1.25}, "1.2": {"nginx": 1.5}}
+
+
+def _handshakes(version: str, *, resume: bool) -> Workload:
+    kind = "resumed" if resume else "full"
+    return Workload(
+        f"tls-{kind}-{version.replace('.', '')[-2:]}",
+        f"a new TLS {version} connection for every request, {kind} handshakes",
+        "http",
+        (heads.TINY,),
+        _LEAN,
+        16,
+        limits=_TLS_RESUMED[version] if resume else _TLS_FULL,
+        tls=True,
+        handshake=Handshake(version, resume),
+    )
 
 
 def _get(target: str, *, close: bool = False) -> tuple[str, ...]:
@@ -283,9 +314,35 @@ WORKLOADS = (
         limits=_ANNOUNCED,
         ours="uwgate-subscribed",
     ),
+    Workload(
+        "tls-keepalive",
+        f"{_BROWSER_HEAD} over TLS, one path",
+        "http",
+        (heads.BROWSER,),
+        _LEAN,
+        limits=_EQUAL,
+        p99_limits=_P99,
+        tls=True,
+    ),
+    _handshakes("1.3", resume=False),
+    _handshakes("1.2", resume=False),
+    _handshakes("1.3", resume=True),
+    _handshakes("1.2", resume=True),
+    Workload(
+        "tls-10m",
+        "10 MB bodies over TLS",
+        "http",
+        _get("/body/10m"),
+        _BULK,
+        8,
+        "GB",
+        MB10,
+        limits={"nginx": 0.85},
+        tls=True,
+    ),
 )
 
-EXTRAS = ("idle", "stalled", "files")  # measured apart: memory, not speed
+EXTRAS = ("idle", "tls-idle", "stalled", "files")  # measured apart: memory, not speed
 
 
 def select(names: Iterable[str]) -> tuple[list[Workload], list[str]]:

@@ -92,7 +92,14 @@ def faults(result: WrkResult, body_size: int) -> list[str]:
 
 
 def run(
-    command: Sequence[str], script: Path, port: int, connections: int, seconds: int, core: int
+    command: Sequence[str],
+    script: Path,
+    port: int,
+    connections: int,
+    seconds: int,
+    core: int,
+    *,
+    tls: bool = False,
 ) -> WrkResult:
     """Load 127.0.0.1:``port`` for ``seconds`` with one thread on ``core``; WrkError."""
     argv = [
@@ -104,7 +111,7 @@ def run(
         "20s",
         "-s",
         str(script),
-        f"http://127.0.0.1:{port}/",
+        f"{'https' if tls else 'http'}://127.0.0.1:{port}/",
     ]
     try:
         with on_core(core):
