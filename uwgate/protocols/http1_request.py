@@ -86,6 +86,13 @@ class RequestPolicy:
     general: bool = False
     strip_tls: bool = False
 
+    def drops(self, name: bytes) -> bool:
+        """Whether fields called ``name`` (in lower case) are removed: what they say, only a trusted
+        peer may say, or only the gateway."""
+        if not self.trusted and _claims_client(name):
+            return True
+        return self.strip_tls and name.replace(b"_", b"-").startswith(b"x-ssl-")
+
 
 class RequestLine:
     """A parsed request line. ``target`` is in origin-form or ``*``; ``authority`` is set if the
@@ -282,9 +289,7 @@ class RequestParser:
                 kept.append((entry[0], line, entry[1]))
                 continue
             name, value = split_field(line)
-            if not self.policy.trusted and _claims_client(name):
-                continue
-            if self.policy.strip_tls and name.replace(b"_", b"-").startswith(b"x-ssl-"):
+            if self.policy.drops(name):
                 continue
             if name in STEERING:
                 fields.values.setdefault(name, []).append(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from uwgate.protocols.http1 import VALUE, split_list
-from uwgate.protocols.http1_request import BLOCK_LIMIT, STEERING
+from uwgate.protocols.http1_request import BLOCK_LIMIT, STEERING, RequestPolicy
 from uwgate.protocols.uwsgi import header_name, var
 
 _MAX_VARYING = 8
@@ -17,9 +17,10 @@ class VaryingLines:
     ``extra_variables`` hold the lines cut from the last block, ready to forward.
     """
 
-    __slots__ = ("_checked", "_names", "attempts", "extra", "values")
+    __slots__ = ("_checked", "_names", "_policy", "attempts", "extra", "values")
 
-    def __init__(self) -> None:
+    def __init__(self, policy: RequestPolicy) -> None:
+        self._policy = policy
         self._names: tuple[tuple[bytes, bytes], ...] = ()  # (CRLF name colon, variable name)
         self._checked = b""  # a rest known to be free of the learned names
         self.attempts = 8  # learning is not free: a hostile client does not get it for ever
@@ -107,6 +108,7 @@ class VaryingLines:
                 name != old[i].split(b":", 1)[0]
                 or b"_" in name
                 or lower in STEERING
+                or self._policy.drops(lower)
                 or lower in nominated
                 or counts[lower] != 1
             ):

@@ -9,7 +9,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from uwgate.config.settings import GatewaySettings, ListenerSettings
 from uwgate.protocols.http1_response import ResponseParser, ResponsePolicy
@@ -29,7 +29,9 @@ from uwgate.router.tally import Tally
 from uwgate.router.upstream_http import HttpBack
 from uwgate.router.upstream_uwsgi import UwsgiBack
 from uwgate.subscriptions.table import Change, Table
-from uwgate.tls.terminator import Terminator
+
+if TYPE_CHECKING:
+    from uwgate.tls.terminator import Terminator
 
 _COMPLAINTS = 20  # log lines a second that traffic can cause
 

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from uwgate.config.settings import HttpSettings, ListenerSettings
 from uwgate.protocols.http1 import Fault, Http1Error
@@ -26,8 +27,10 @@ from uwgate.router.hsts import Hsts, HstsFront
 from uwgate.router.http1_front import Http1Front
 from uwgate.router.http1_responses import KEPT_HEAD
 from uwgate.router.redirect import RedirectFront
-from uwgate.router.tls_accept import TlsConnection, TlsDoor
-from uwgate.tls.terminator import Terminator
+from uwgate.router.tls_accept import OPEN, TlsConnection, TlsDoor
+
+if TYPE_CHECKING:
+    from uwgate.tls.terminator import Terminator
 
 _ACCEPT = re.compile(rb"(?i)\r\nAccept:[ \t]*([^\r\n]*)")
 _RTSP_LINE = re.compile(rb"([A-Z_]+) ([\x21\x22\x24-\x7e]+) RTSP/1\.0")
@@ -139,6 +142,8 @@ class HttpGateway(Gateway):
 
     def drain(self, on_drained: Callable[[], None] | None = None) -> None:
         self.keepalive = False
+        for connection in list(self.handshaking):
+            connection.drain()
         super().drain(on_drained)
 
     @property
@@ -156,7 +161,8 @@ class HttpGateway(Gateway):
     def snapshot(self) -> dict[str, object]:
         snapshot = super().snapshot()
         if self.terminator is not None:
-            snapshot["tls"] = {"handshaking": len(self.handshaking), **self.terminator.snapshot()}
+            snapshot["tls"] = self.terminator.snapshot()
+            snapshot["tls_handshaking"] = sum(each.stage < OPEN for each in self.handshaking)
         return snapshot
 
     # --- questions of the fronts ------------------------------------------------------------------

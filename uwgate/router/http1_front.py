@@ -20,10 +20,9 @@ from uwgate.protocols.http1_request import (
     parse_request_line,
 )
 from uwgate.protocols.http1_varying import VaryingLines
-from uwgate.protocols.uwsgi import var
 from uwgate.router.errors import FAILURES, Failure
 from uwgate.router.exchange import Exchange
-from uwgate.router.http1_bodies import Http1Bodies
+from uwgate.router.http1_client import Http1Client
 from uwgate.router.http1_responses import (
     BODY,
     GONE,
@@ -35,7 +34,6 @@ from uwgate.router.http1_responses import (
 )
 from uwgate.router.phases import IDLE
 from uwgate.router.preface import Preface, PrefaceError
-from uwgate.router.tls_facts import header_lines, variables
 from uwgate.router.upstream import RAW
 
 if TYPE_CHECKING:
@@ -46,14 +44,12 @@ _PREFACE_LIMIT = 8192  # more than any PROXY header
 _PIPELINE_LIMIT = 65536  # bytes of further requests read ahead
 
 
-class Http1Front(Http1Bodies, asyncio.Protocol):
+class Http1Front(Http1Client, asyncio.Protocol):
     """One client connection. At most one exchange is under way; further requests wait."""
 
     __slots__ = (
-        "constants",
         "last",
         "line",
-        "parser",
         "preface",
         "scanned",
         "skipped",
@@ -61,9 +57,8 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
     )
 
     def __init__(self, gateway: HttpGateway, constants: bytes) -> None:
-        super().__init__(gateway)
+        super().__init__(gateway, constants)
         self.exchange = Exchange(gateway, self)
-        self.constants = constants  # uwsgi variables that are the same for all of a listener
         self.last = b""  # the last request, if it took the first lines of data_received
         self.line = b""
         self.varying: VaryingLines | None = None
@@ -94,42 +89,6 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
         limit = 1.0 if gateway.draining else gateway.settings.headers_timeout
         self.deadline = gateway.clock.now + limit
         gateway.clock.watch(self)
-
-    def set_client(self, address: bytes, port: int, *, tls: bool) -> None:
-        """Who the client is (socket peer, or what a PROXY header says): the constants of it."""
-        gateway = self.gateway
-        self.client = address
-        self.client_port = port
-        self.scheme = scheme = b"https" if tls else b"http"
-        trusted = gateway.trusts(address)
-        self.parser = gateway.trusted_parser if trusted else gateway.parser
-        settings = gateway.settings
-        if self.tls is not None and settings.client_headers:
-            self.tls_lines = header_lines(self.tls)
-        if not settings.x_forwarded:
-            self.http_tail = self.tls_lines + b"\r\n\r\n"
-        else:
-            named = b"\r\nX-Forwarded-For: " + address if address else b""
-            self.http_tail = b"%b\r\nX-Forwarded-Proto: %b%b\r\n\r\n" % (
-                named,
-                scheme,
-                self.tls_lines,
-            )
-        if gateway.any_uwsgi:
-            of_client = b""
-            if self.tls is not None and self.tls.der is not None:
-                of_client = variables(self.tls, export=settings.export_cert)
-            self.uwsgi_constants = b"".join(
-                (
-                    self.constants,
-                    var(b"HTTPS", b"on") if tls else b"",
-                    of_client,
-                    var(b"REMOTE_ADDR", address or b"0.0.0.0"),
-                    var(b"REMOTE_PORT", b"%d" % port),
-                )
-            )
-        else:
-            self.uwsgi_constants = b""
 
     def data_received(self, data: bytes) -> None:
         gateway = self.gateway
@@ -264,15 +223,6 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
             exchange.extra_variables = varying.extra_variables() if self.gateway.any_uwsgi else b""
         return block
 
-    def admits(self, block: RequestBlock) -> bool:
-        """Whether this TLS connection may carry requests for that Host: what is asked of clients
-        there (a certificate, of which CA) must have been asked here (RFC 9110 §7.4)."""
-        terminator, peer = self.gateway.terminator, self.tls
-        if terminator is None or peer is None or not terminator.any_domain:
-            return True
-        host = block.host.decode("latin-1") if block.host is not None else peer.server_name
-        return terminator.domain_of(peer.listener, host) == peer.domain
-
     def _learn(self, raw: bytes) -> None:
         """See whether ``raw`` differs from the last block only in lines that always differ."""
         before = self.block.raw
@@ -280,7 +230,7 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
             return
         varying = self.varying
         if varying is None:
-            varying = self.varying = VaryingLines()
+            varying = self.varying = VaryingLines(self.parser.policy)
         if varying.attempts > 0:
             varying.learn(before, raw)
 
@@ -441,6 +391,17 @@ class Http1Front(Http1Bodies, asyncio.Protocol):
         self.answer(failure)
         self.gateway.log_refused(self, failure)
         self.linger()
+
+    def spoke_in_clear(self, data: bytes) -> None:
+        """``data`` came in clear text where TLS is spoken: refuse what request it may be."""
+        line, _, rest = data.partition(b"\r\n")
+        request = None
+        try:
+            request = self.gateway.parse_line(line)
+        except Http1Error:
+            pass  # half a line, or none
+        block, end, _ = rest.partition(b"\r\n\r\n")
+        self._refuse(Failure.PLAIN_HTTP, request, b"\r\n" + block + end if end else b"")
 
     def start_next(self) -> None:
         """Begin the request that is in the buffer."""

@@ -179,6 +179,9 @@ class Http1Responses:
         size = len(data)
         if head.clean:
             self.transport.write(data)
+        elif self.tls is not None:  # each write is a record of its own
+            self.transport.write(b"".join((head.ready, memoryview(data)[end:])))
+            size += len(head.ready) - end
         else:
             # Two writes leave in one call, and nothing large is copied.
             self.transport.write(head.ready)

@@ -8,7 +8,6 @@ than its socket.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
 from _socket import socket as new_socket  # see upstream_uwsgi
@@ -22,11 +21,11 @@ from uwgate.protocols.tls_hello import (
     HelloError,
     parse_hello,
 )
-from uwgate.router import responder
 from uwgate.router.acceptor import Fresh
 from uwgate.router.errors import Failure
 from uwgate.router.fast_client import DONTWAIT
-from uwgate.router.preface import Preface, PrefaceError
+from uwgate.router.http1_front import Http1Front
+from uwgate.router.preface import Preface, PrefaceError, may_announce
 from uwgate.router.tls_stream import TlsStream
 from uwgate.tls.peer import Peer
 
@@ -40,6 +39,9 @@ PREFACE, HELLO, LOOKUP, HANDSHAKE, OPEN, LINGER, GONE = range(7)
 
 _LINGER = 2.0  # seconds a refused client gets to read why
 _PREFACE_LIMIT = 8192  # more than any PROXY header
+_ATTEMPTS = 64  # to make sense of a ClientHello in more than one record
+_HEADER = 5  # bytes of a record's
+_HANDSHAKE_RECORD = 22
 
 _REASONS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": Failure.TLS_CLIENT_CERT,
@@ -53,7 +55,7 @@ _REASONS = {
     "INAPPROPRIATE_FALLBACK": Failure.TLS_VERSION,
 }
 
-Fronts = Callable[[], asyncio.Protocol]
+Fronts = Callable[[], Http1Front]
 
 
 class TlsDoor:
@@ -82,13 +84,26 @@ class TlsDoor:
 class TlsConnection(TlsStream):
     """One connection, from ``begin`` to the handshake's end; then its front's transport."""
 
-    __slots__ = ("context", "deadline", "door", "due", "held", "hello", "preface", "stage")
+    __slots__ = (
+        "attempts",
+        "context",
+        "deadline",
+        "door",
+        "due",
+        "held",
+        "hello",
+        "preface",
+        "stage",
+        "wanted",
+    )
 
     def __init__(self, door: TlsDoor, sock: new_socket) -> None:
         super().__init__(door.gateway, sock)
         self.door = door
         self.stage = HELLO
         self.held = b""  # received, and not understood yet
+        self.wanted = _HEADER  # bytes of the hello, below which no more can be known of it
+        self.attempts = 0
         self.hello: ClientHello | None = None
         self.context: Context | None = None
         self.preface: Preface | None = None
@@ -107,11 +122,11 @@ class TlsConnection(TlsStream):
                 self.peername = (name[0], name[1])
         except OSError:
             data = b""  # gone already
-        if gateway.has_preface:
+        if gateway.settings.proxy_protocol:
             client = self.peername[0].encode("ascii") if self.peername is not None else b""
-            self.preface = Preface.for_peer(gateway.settings, client)
-            if self.preface is not None:
-                self.stage = PREFACE
+            allowed = may_announce(gateway.settings, client)
+            self.preface = Preface(stud=False, allowed=allowed)
+            self.stage = PREFACE
         if data is not None:
             if data:
                 self.received(data)
@@ -175,15 +190,25 @@ class TlsConnection(TlsStream):
             self._read_hello()
 
     def _read_hello(self) -> None:
+        held = self.held
+        if len(held) < self.wanted and held[0] == _HANDSHAKE_RECORD:
+            return
         try:
-            hello = parse_hello(self.held)
+            hello = parse_hello(held)
         except HelloError as error:
             if error.reason == "http":
-                self._refuse(Failure.PLAIN_HTTP, self._answer_in_clear())
+                self._speak_in_clear()
             else:
                 self._refuse(Failure.TLS_HELLO, ALERT_DECODE_ERROR)
             return
         if hello is None:
+            # Looking again at every byte of many records would cost more than it costs to send.
+            if len(held) >= _HEADER and self.wanted == _HEADER:
+                self.wanted += int.from_bytes(held[3:5], "big")
+            else:
+                self.attempts += 1
+                if self.attempts > _ATTEMPTS:
+                    self._refuse(Failure.TLS_HELLO, ALERT_DECODE_ERROR)
             return
         terminator = self.gateway.terminator
         assert terminator is not None
@@ -227,6 +252,8 @@ class TlsConnection(TlsStream):
         except ssl.SSLWantReadError:
             if self.outgoing.pending:
                 self._send_out()
+            if self.closing:  # sending failed, and nobody is there to be told
+                self._drop(Failure.TLS_CLOSED)
             return
         except ssl.SSLError as error:
             alert = self.outgoing.read() if self.outgoing.pending else b""
@@ -235,9 +262,6 @@ class TlsConnection(TlsStream):
             if terminator is not None and terminator.verbose:
                 self.gateway.complain(f"TLS: {self._who()}: {error.reason or error}")
             self._refuse(failure, alert)
-            return
-        except OSError:  # how ssl says that the stream ended
-            self._drop(Failure.TLS_CLOSED)
             return
         self._open()
 
@@ -249,10 +273,7 @@ class TlsConnection(TlsStream):
         gateway, engine, context, hello = self.gateway, self.engine, self.context, self.hello
         assert context is not None
         assert hello is not None
-        self.stage = OPEN
-        self.deadline = 0.0
-        gateway.clock.forget(self)
-        gateway.handshaking.discard(self)
+        self._enter()
         version = engine.version()
         resumed = engine.session_reused
         tally = gateway.tally
@@ -274,32 +295,45 @@ class TlsConnection(TlsStream):
         fronts = self.door.fronts
         front = self.front = fronts[protocol if protocol in fronts else None]()
         front.connection_made(self)  # type: ignore[arg-type]
-        if self.outgoing.pending and (not self.incoming.pending or version != "TLSv1.3"):
+        if self.outgoing.pending and (version != "TLSv1.3" or not self.incoming.pending):
             self._send_out()  # else the ticket goes with the first response
         if self.incoming.pending:
             self.decrypt()
 
+    def _enter(self) -> None:
+        """From here on the front sees to deadlines and ends."""
+        gateway = self.gateway
+        self.stage = OPEN
+        self.deadline = 0.0
+        gateway.clock.forget(self)
+        gateway.handshaking.discard(self)
+
+    def _speak_in_clear(self) -> None:
+        """The client speaks HTTP, which a front can tell it not to, as it can any other request."""
+        tally = self.gateway.tally
+        tally.accepted -= 1  # the front counts those that come in clear
+        tally.connections -= 1
+        self._enter()
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.engine = _Clear(self.outgoing)
+        self.read = self.incoming.read
+        held, self.held = self.held, b""
+        front = self.front = self.door.fronts[None]()
+        front.connection_made(self)  # type: ignore[arg-type]
+        front.spoke_in_clear(held)
+
     # --- ends before a request --------------------------------------------------------------------
 
-    def _answer_in_clear(self) -> bytes:
-        """What a client gets that speaks HTTP here."""
-        settings, clock = self.gateway.settings, self.gateway.clock
-        out, _ = responder.error_response(
-            Failure.PLAIN_HTTP, b"", clock.date, settings.error_pages, persist=False, is_head=False
-        )
-        self.gateway.tally.responses[Failure.PLAIN_HTTP.status] += 1
-        return out
-
     def _refuse(self, failure: Failure, answer: bytes) -> None:
-        """Send the answer (an alert, or HTTP in clear), FIN, and read a moment longer: unread
-        bytes would turn the end into a reset, which can destroy the answer on its way."""
+        """Send the answer (an alert), FIN, and read a moment longer: unread bytes would turn the
+        end into a reset, which can destroy the answer on its way."""
         gateway = self.gateway
         gateway.tally.errors[failure] += 1
         self.stage = LINGER
         self.held = b""
         self.engine = None
         try:
-            if answer and self.unsent is None:
+            if answer and not self.unsent:
                 gateway.tally.tx += self.sock.send(answer, DONTWAIT)
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -328,6 +362,11 @@ class TlsConnection(TlsStream):
         if gateway.draining:
             gateway.check_drained()
 
+    def drain(self) -> None:
+        """The gateway is stopping: who has said nothing yet may go elsewhere."""
+        if self.stage in (PREFACE, HELLO) and not self.held:
+            self._drop()
+
     def expired(self) -> None:
         """The time for the handshake, or for reading the answer, is over."""
         if self.stage == LINGER:
@@ -338,3 +377,15 @@ class TlsConnection(TlsStream):
     def cut(self) -> None:
         """The gateway ends now."""
         self._drop(Failure.KILLED)
+
+
+class _Clear:
+    """Stands for OpenSSL where the client speaks in clear text."""
+
+    __slots__ = ("write",)
+
+    def __init__(self, outgoing: ssl.MemoryBIO) -> None:
+        self.write = outgoing.write
+
+    def shutdown(self) -> None:
+        """There is no close_notify."""

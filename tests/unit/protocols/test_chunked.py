@@ -305,7 +305,7 @@ def test_no_trailer_field_fits_no_bytes() -> None:
         b"X_Forwarded_Proto", b"Forwarded", b"X-Real-IP", b"Cache-Control", b"Max-Forwards",
         b"Pragma", b"Range", b"If-Match", b"If-None-Match", b"If-Modified-Since",
         b"If-Unmodified-Since", b"If-Range", b"Age", b"Date", b"Expires", b"Location",
-        b"Retry-After", b"Vary", b"Warning",
+        b"Retry-After", b"Vary", b"Warning", b"X-SSL-Client-Verify", b"x_ssl_cipher",
     ],
 )  # fmt: skip
 def test_fields_that_may_not_be_trailers_are_dropped(name: bytes) -> None:

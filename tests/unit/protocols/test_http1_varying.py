@@ -19,7 +19,7 @@ HOST = b"Host: h"
 
 def learned(*names: bytes) -> VaryingLines:
     """An instance that has seen these names with two values."""
-    varying = VaryingLines()
+    varying = VaryingLines(RequestPolicy())
     varying.learn(
         block_of(HOST, *(name + b": 1" for name in names)),
         block_of(HOST, *(name + b": 2" for name in names)),
@@ -36,7 +36,7 @@ def cuts(varying: VaryingLines, name: bytes) -> bool:
 
 
 def test_nothing_is_cut_before_something_is_learned() -> None:
-    assert VaryingLines().cut(block_of(HOST, b"X-Id: 1")) is None
+    assert VaryingLines(RequestPolicy()).cut(block_of(HOST, b"X-Id: 1")) is None
 
 
 def test_a_learned_line_is_cut_and_kept() -> None:
@@ -145,7 +145,7 @@ def test_a_refused_cut_leaves_the_next_one_right() -> None:
     ],
 )
 def test_what_teaches_nothing(before: tuple[bytes, ...], now: tuple[bytes, ...]) -> None:
-    varying = VaryingLines()
+    varying = VaryingLines(RequestPolicy())
     varying.learn(block_of(*before), block_of(*now))
     assert not cuts(varying, b"X-Id")
 
@@ -195,7 +195,7 @@ def test_eight_lines_and_no_more() -> None:
 
 
 def test_every_comparison_costs_an_attempt() -> None:
-    varying = VaryingLines()
+    varying = VaryingLines(RequestPolicy())
     first = varying.attempts
     assert first > 0
     varying.learn(block_of(HOST), block_of(HOST))
@@ -270,7 +270,7 @@ def test_a_cut_means_what_a_full_parse_says(
 ) -> None:
     """As the router uses it: learn from two blocks, then cut every block that comes."""
     parser = RequestParser(ALLOWING)
-    varying = VaryingLines()
+    varying = VaryingLines(RequestPolicy())
     before, now = (block_of(*start, *(name + b": %d" % i for name in varied)) for i in range(2))
     for raw in (before, now):
         try:
@@ -302,3 +302,19 @@ def test_bytes_that_are_no_block_never_become_one(data: bytes) -> None:
         if varying.cut(data) is not None:
             assert data.find(b"\r\n\r\n") == len(data) - 4
             _agree(varying, data)
+
+
+def test_who_the_client_is_may_not_be_a_line_that_varies() -> None:
+    """Such lines are removed from every block, and must not come back by the side."""
+    claims = (b"X-Real-IP", b"X-Forwarded-Port", b"Front-End-Https")
+    facts_of_tls = (b"X-SSL-Client-Verify", b"x-ssl-cipher")
+    for policy, refused, allowed in (
+        (RequestPolicy(), claims, facts_of_tls),
+        (RequestPolicy(strip_tls=True), (*claims, *facts_of_tls), ()),
+        (RequestPolicy(trusted=True), (), (*claims, *facts_of_tls)),
+        (RequestPolicy(trusted=True, strip_tls=True), facts_of_tls, claims),
+    ):
+        for name in (*refused, *allowed):
+            varying = VaryingLines(policy)
+            varying.learn(block_of(HOST, name + b": 1"), block_of(HOST, name + b": 2"))
+            assert cuts(varying, name) == (name in allowed), (policy, name)

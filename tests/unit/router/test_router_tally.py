@@ -13,6 +13,7 @@ def test_a_fresh_tally() -> None:
     errors = snapshot.pop("errors")
     assert errors == {failure.word: 0 for failure in Failure}
     assert snapshot.pop("responses") == {}
+    assert snapshot.pop("tls_handshakes") == snapshot.pop("tls_resumed") == {}
     assert snapshot == dict.fromkeys(
         (
             "accepted", "connections", "active_requests", "requests", "retries", "node_connects",
@@ -28,10 +29,13 @@ def test_what_was_counted() -> None:
     tally.tx += 1 << 40
     tally.responses[200] += 2
     tally.responses[599] += 1
+    tally.handshakes["TLSv1.3"] = 2
+    tally.resumed["TLSv1.3"] = 1
     tally.errors[Failure.NODE_TIMEOUT] += 1
     snapshot = json.loads(json.dumps(tally.snapshot()))
     assert (snapshot["requests"], snapshot["tx"]) == (3, 1 << 40)
     assert snapshot["responses"] == {"200": 2, "599": 1}
+    assert (snapshot["tls_handshakes"], snapshot["tls_resumed"]) == ({"TLSv1.3": 2}, {"TLSv1.3": 1})
     assert {word for word, count in snapshot["errors"].items() if count} == {"node-timeout"}
 
 

@@ -1,0 +1,69 @@
+"""Who the client of an HTTP/1 connection is, and what nodes are told of it: once a connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from uwgate.protocols.http1_request import RequestBlock, RequestParser
+from uwgate.protocols.uwsgi import var
+from uwgate.router.http1_bodies import Http1Bodies
+from uwgate.router.tls_facts import header_lines, variables
+
+if TYPE_CHECKING:
+    from uwgate.router.http import HttpGateway
+
+
+class Http1Client(Http1Bodies):
+    """``constants``: uwsgi variables that are the same for all of a listener."""
+
+    __slots__ = ("constants", "parser")
+
+    parser: RequestParser
+
+    def __init__(self, gateway: HttpGateway, constants: bytes) -> None:
+        super().__init__(gateway)
+        self.constants = constants
+
+    def set_client(self, address: bytes, port: int, *, tls: bool) -> None:
+        """Who the client is (socket peer, or what a PROXY header says): the constants of it."""
+        gateway = self.gateway
+        settings = gateway.settings
+        self.client = address
+        self.client_port = port
+        self.scheme = scheme = b"https" if tls else b"http"
+        self.parser = gateway.trusted_parser if gateway.trusts(address) else gateway.parser
+        if self.tls is not None and settings.client_headers:
+            self.tls_lines = header_lines(self.tls)
+        if not settings.x_forwarded:
+            self.http_tail = self.tls_lines + b"\r\n\r\n"
+        else:
+            named = b"\r\nX-Forwarded-For: " + address if address else b""
+            self.http_tail = b"%b\r\nX-Forwarded-Proto: %b%b\r\n\r\n" % (
+                named,
+                scheme,
+                self.tls_lines,
+            )
+        self.uwsgi_constants = self._variables(tls=tls) if gateway.any_uwsgi else b""
+
+    def _variables(self, *, tls: bool) -> bytes:
+        certificate = b""
+        if self.tls is not None and self.tls.der is not None:
+            certificate = variables(self.tls, export=self.gateway.settings.export_cert)
+        return b"".join(
+            (
+                self.constants,
+                var(b"HTTPS", b"on") if tls else b"",
+                certificate,
+                var(b"REMOTE_ADDR", self.client or b"0.0.0.0"),
+                var(b"REMOTE_PORT", b"%d" % self.client_port),
+            )
+        )
+
+    def admits(self, block: RequestBlock) -> bool:
+        """Whether this TLS connection may carry requests for that Host: what is asked of clients
+        there (a certificate, of which CA) must have been asked here (RFC 9110 §7.4)."""
+        terminator, peer = self.gateway.terminator, self.tls
+        if terminator is None or peer is None or not terminator.any_domain:
+            return True
+        host = block.host.decode("latin-1") if block.host is not None else peer.server_name
+        return terminator.domain_of(peer.listener, host) == peer.domain
