@@ -1,44 +1,80 @@
 """Keys of session tickets (RFC 5077, RFC 8446 §4.6.1), the same for all workers of an instance.
 
 The master makes them before the fork, in memory that all share, and changes them from time to
-time; a worker looks once a second whether they have changed. Tickets under the last key are
-accepted for as long as they can be valid, and answered with a new one.
+time; workers look once a second whether they have. A new key decrypts at once and encrypts a
+second later, when every worker knows it; the one before decrypts for as long as its tickets live,
+and is overwritten then. While there is one key only, OpenSSL uses it by itself; while there are
+several, it asks a `TicketRing`, which costs a resumed handshake some microseconds.
 
-A key has 80 bytes: 16 name, 32 HMAC-SHA-256, 32 AES-256. A file of keys holds one or more, raw one
-after another (nginx's files, 80 bytes each) or a line of base64 each; those of 48 bytes (name, 16
-HMAC, 16 AES) are stretched. The first encrypts, all decrypt.
+All times are seconds of ``time.monotonic()``, which the processes of a machine share.
+
+The memory, in the machine's byte order: u64 number of the change, u32 number of keys, u32 CRC-32
+of all the rest; then for each key, newest first, its 80 bytes, f64 time from which it encrypts,
+f64 time until which it decrypts. What was read half written has another CRC, and is read again a
+second later. It is left out of core dumps.
+
+A file of keys holds 1 to 16 keys, raw one after another (as nginx has them) or in base64, a line
+each (as HAProxy has them). The first encrypts, all decrypt. A key has 80 bytes (16 name, 32
+HMAC-SHA-256, 32 AES-256) or 48, of which the last 32 are stretched; so nginx, which takes those for
+AES-128, and this do not read each other's tickets.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import ctypes
 import hashlib
 import hmac
+import math
 import mmap
 import os
 import ssl
+import stat
+import struct
+import time
 import weakref
 import zlib
 from collections.abc import Callable, Sequence
-from struct import Struct
-from typing import Any
 
 from uwgate.config.settings_tls import TicketSettings
 from uwgate.tls.errors import TlsError
-from uwgate.tls.openssl import OpenSsl, TicketCallback
+from uwgate.tls.openssl import TICKET_KEY, OpenSsl
+from uwgate.tls.ticket_ring import TicketRing
 
-KEY_SIZE = 80
-_SHORT_KEY_SIZE = 48
-MAX_KEYS = 16
-_HEADER = Struct("<QQI")  # number of the last change, keys, CRC-32 of what follows
-_SIZE = 4096
-_CIPHER_BLOCK = 16
+KEY_SIZE = TICKET_KEY
+MAX_FILE_KEYS = 16
+_SHORT = 48
+_NAME = 16
+_MOST = 256  # keys in memory
+_HEADER = struct.Struct("=QII")
+_HEAD = struct.Struct("=QI")
+_CHANGE = struct.Struct("=Q")
+_ENTRY = struct.Struct(f"={KEY_SIZE}sdd")
+_UNDERSTOOD = 1.0  # seconds after which every worker knows a new key
+_FOREVER = math.inf
+
+
+class _Key:
+    """A key, and when it encrypts and decrypts. Never shown."""
+
+    __slots__ = ("data", "since", "until")
+
+    def __init__(self, data: bytes, since: float = 0.0, until: float = _FOREVER) -> None:
+        self.data = bytearray(data)
+        self.since = since
+        self.until = until
+
+    def wipe(self) -> None:
+        self.data[:] = bytes(KEY_SIZE)
 
 
 class TicketKeys:
-    """The keys. ``keys``: the current one first. ``timeout``: life of a session in seconds."""
+    """The keys of an instance.
+
+    ``timeout``: life of a ticket in seconds. Where ``settings`` name a file, the keys are those in
+    it; ``TlsError`` if it cannot be used. Where they name the distributed store, keys of our own
+    serve until `adopt` brings its keys. ``file``: another than in the settings.
+    """
 
     def __init__(
         self,
@@ -46,242 +82,236 @@ class TicketKeys:
         timeout: int,
         log: Callable[[str], None],
         *,
-        file: str = "",
+        file: str | None = None,
     ) -> None:
-        self.rotation = settings.rotate
+        source = "" if "://" in settings.source else settings.source
+        self._file = source if file is None else file
+        self._rotation = settings.rotate
         self._timeout = timeout
         self._log = log
-        self._file = file
         self._stamp: object = None
-        self._complained = False
-        self._rotated = 0.0  # when the last key was replaced; 0: never
+        self._complaint = ""
+        self._adopted = False
         self._change = 0
-        self._memory = mmap.mmap(-1, _SIZE)
+        self._hooks: OpenSsl | None = None
+        self._ring: TicketRing | None = None
+        self._contexts: weakref.WeakSet[ssl.SSLContext] = weakref.WeakSet()
+        self._encrypting = bytearray()
+        self._several = False
+        self._event = _FOREVER  # when a key begins to encrypt, or ends to decrypt
+        self.next_rotation = _FOREVER
+        now = time.monotonic()
+        if self._file:
+            self._keys = self._read_file()
+        else:
+            self._keys = [_Key(os.urandom(KEY_SIZE))]
+            self.next_rotation = now + self._rotation
+        together = math.ceil(timeout / self._rotation) + 3
+        self._most = MAX_FILE_KEYS if self._file else min(together, _MOST)
+        size = _HEADER.size + self._most * _ENTRY.size
+        self._memory = mmap.mmap(-1, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
         if hasattr(mmap, "MADV_DONTDUMP"):
             self._memory.madvise(mmap.MADV_DONTDUMP)
-        self._contexts: weakref.WeakKeyDictionary[ssl.SSLContext, OpenSsl] = (
-            weakref.WeakKeyDictionary()
-        )
-        self._callback: Any = None
-        self.keys: tuple[bytes, ...] = (os.urandom(KEY_SIZE),)
-        if file:
-            self._stamp = _stamp(file)
-            self.keys = read_keys(file)
-            _check_mode(file, log)
         self._publish()
+        self._select(now)
 
     def __repr__(self) -> str:
-        return f"<TicketKeys, {len(self.keys)}>"
+        return f"<TicketKeys: {len(self._keys)}>"
+
+    def __len__(self) -> int:
+        """How many keys decrypt, or will."""
+        return len(self._keys)
 
     # --- in the master ----------------------------------------------------------------------------
 
-    def rotate(self) -> None:
-        """A new key; the last one still decrypts."""
-        if not self._file:
-            self.keys = (os.urandom(KEY_SIZE), self.keys[0])
-            self._publish()
+    def rotate(self, now: float | None = None) -> None:
+        """A new key; the one before decrypts for ``timeout`` and two seconds. Nothing for keys of
+        a file. Sets ``next_rotation``."""
+        if self._file:
+            return
+        now = time.monotonic() if now is None else now
+        self.next_rotation = now + self._rotation
+        last = self._keys[0]
+        # A worker may use it until it next looks, up to a second after the new one begins.
+        last.until = min(last.until, now + _UNDERSTOOD + 1.0 + self._timeout)
+        new = _Key(os.urandom(KEY_SIZE), since=now + _UNDERSTOOD)
+        self._replace([new, *self._keys], now)
 
-    def retire(self) -> None:
-        """No ticket of the last key can be valid any more."""
-        if not self._file and len(self.keys) > 1:
-            self.keys = self.keys[:1]
-            self._publish()
+    def retire(self, now: float | None = None) -> None:
+        """Overwrite the keys that no ticket can need any more."""
+        now = time.monotonic() if now is None else now
+        if any(key.until <= now for key in self._keys):
+            self._replace(self._keys, now)
 
     def reread(self) -> None:
-        """Look whether the file has changed; while it cannot be read the keys stay."""
+        """Take over the file's keys if it has changed. With what cannot be read the keys stay, and
+        a line in the log says so, once."""
         if not self._file:
             return
         try:
-            stamp = _stamp(self._file)
-            if stamp == self._stamp:
+            if _stamp(self._file) == self._stamp:
                 return
-            keys = read_keys(self._file)
+            keys = self._read_file()
         except TlsError as error:
-            if not self._complained:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
                 self._log(f"{error}; the ticket keys stay as they are")
-            self._complained = True
             return
-        self._complained = False
-        self._stamp = stamp
-        if keys != self.keys:
-            self.keys = keys
-            self._publish()
-            self._log(f"ticket keys read anew from {self._file}")
+        self._complaint = ""
+        if [key.data for key in keys] != [key.data for key in self._keys]:
+            self._replace(keys, time.monotonic())
+            self._log(f"ssl-ticket-keys: {self._file}: {len(keys)} keys are in use from now on")
+
+    def _read_file(self) -> list[_Key]:
+        keys, self._stamp = read_keys(self._file, self._log)
+        return [_Key(key) for key in keys]
+
+    def _replace(self, keys: Sequence[_Key], now: float) -> None:
+        """Other keys for this process and, through the memory, for all."""
+        self._take([key for key in keys if key.until > now][: self._most])
+        self._publish()
+        self._select(now)
 
     def _publish(self) -> None:
         self._change += 1
-        body = b"".join(self.keys)
-        packed = _HEADER.pack(self._change, len(self.keys), zlib.crc32(body)) + body
-        self._memory[: len(packed)] = packed
-        self._memory[len(packed) :] = bytes(_SIZE - len(packed))
+        head = _HEAD.pack(self._change, len(self._keys))
+        body = b"".join(_ENTRY.pack(bytes(key.data), key.since, key.until) for key in self._keys)
+        check = zlib.crc32(body, zlib.crc32(head))
+        record = _HEADER.pack(self._change, len(self._keys), check) + body
+        # In one piece with what overwrites the keys before.
+        self._memory[:] = record + bytes(len(self._memory) - len(record))
 
     # --- in a worker ------------------------------------------------------------------------------
 
-    def refresh(self) -> None:
-        """Take over what the master has changed; one comparison where nothing has."""
-        change, count, check = _HEADER.unpack_from(self._memory)
-        if change == self._change or not 0 < count <= MAX_KEYS:
-            return
-        body = self._memory[_HEADER.size : _HEADER.size + count * KEY_SIZE]
-        if zlib.crc32(body) != check:
-            return  # half written: whole a second later
-        self._change = change
-        self._use([body[pos : pos + KEY_SIZE] for pos in range(0, len(body), KEY_SIZE)])
+    def refresh(self, now: float | None = None) -> None:
+        """Take over what the master has changed, and what time has; two comparisons usually."""
+        now = time.monotonic() if now is None else now
+        change = _CHANGE.unpack_from(self._memory)[0]
+        changed = change != self._change and not self._adopted and self._read_memory()
+        if changed or now >= self._event:
+            self._select(now)
+
+    def _read_memory(self) -> bool:
+        with memoryview(self._memory) as shared:
+            change, count, check = _HEADER.unpack_from(shared)
+            end = _HEADER.size + count * _ENTRY.size
+            if not 0 < count <= self._most:
+                return False
+            body = bytearray(shared[_HEADER.size : end])
+        good: bool = zlib.crc32(body, zlib.crc32(_HEAD.pack(change, count))) == check
+        if good:  # else half written: whole a second later
+            self._take([_Key(*each) for each in _ENTRY.iter_unpack(body)])
+            self._change = change
+        body[:] = bytes(len(body))
+        return good
 
     def adopt(self, keys: Sequence[bytes]) -> None:
-        """Use keys of the distributed store in this process."""
-        if tuple(keys) != self.keys:
-            self._use(keys)
-
-    def _use(self, keys: Sequence[bytes]) -> None:
-        self.keys = tuple(keys)
-        for context, hooks in list(self._contexts.items()):
-            self._apply(hooks, context)
+        """Use keys of the distributed store in this process, from now on instead of the master's:
+        the first encrypts, all decrypt. ValueError unless there are some, of 80 bytes each."""
+        if not keys or any(len(key) != KEY_SIZE for key in keys):
+            raise ValueError(f"one or more ticket keys of {KEY_SIZE} bytes are needed")
+        self._adopted = True
+        if [bytes(key.data) for key in self._keys] != list(keys):
+            self._take([_Key(key) for key in keys])
+            self._select(time.monotonic())
 
     def attach(self, hooks: OpenSsl, context: ssl.SSLContext) -> None:
         """Have ``context`` use these keys, now and after each change."""
-        self._contexts[context] = hooks
+        self._hooks = hooks
+        self._contexts.add(context)
         self._apply(hooks, context)
 
-    def _apply(self, hooks: OpenSsl, context: ssl.SSLContext) -> None:
-        """One key: OpenSSL's own code. More: a callback, which costs some microseconds."""
-        hooks.set_ticket_keys(context, self.keys[0])
-        several = len(self.keys) > 1 and ssl.OPENSSL_VERSION_INFO >= (3,)
-        if several and self._callback is None:
-            self._callback = Callback(hooks, self)
-        hooks.library.SSL_CTX_set_tlsext_ticket_key_evp_cb.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-        ]
-        pointer = hooks.pointer(context)
-        if several:
-            hooks.keep(context, "tickets", self._callback)
-            hooks.library.SSL_CTX_set_tlsext_ticket_key_evp_cb(pointer, self._callback.function)
-        elif ssl.OPENSSL_VERSION_INFO >= (3,):
-            hooks.library.SSL_CTX_set_tlsext_ticket_key_evp_cb(pointer, None)
+    # --- in both ----------------------------------------------------------------------------------
 
-
-class Callback:
-    """OpenSSL's question which key to use: SSL_CTX_set_tlsext_ticket_key_evp_cb(3)."""
-
-    def __init__(self, hooks: OpenSsl, keys: TicketKeys) -> None:
+    def _take(self, keys: list[_Key]) -> None:
+        kept = set(map(id, keys))
+        for key in self._keys:
+            if id(key) not in kept:
+                key.wipe()
         self._keys = keys
-        self._library = library = hooks.library
-        pointer, number, text = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
-        for name, result, arguments in (
-            ("EVP_EncryptInit_ex", number, [pointer, pointer, pointer, text, pointer]),
-            ("EVP_DecryptInit_ex", number, [pointer, pointer, pointer, text, pointer]),
-            ("EVP_aes_256_cbc", pointer, []),
-            ("EVP_MAC_init", number, [pointer, text, ctypes.c_size_t, pointer]),
-        ):
-            function = getattr(library, name)
-            function.restype = result
-            function.argtypes = arguments
-        self._cipher = library.EVP_aes_256_cbc()
-        self._parameters = _digest_parameters()
-        self.function = TicketCallback(self._call)
 
-    def _call(self, _: int, name: int, iv: int, cipher: int, mac: int, encrypt: int) -> int:
-        """1: go on; 2: go on, and send a new ticket; 0: a full handshake; -1: failed."""
-        try:
-            keys = self._keys.keys
-            if encrypt:
-                key = keys[0]
-                ctypes.memmove(name, key[:16], 16)
-                ctypes.memmove(iv, os.urandom(_CIPHER_BLOCK), _CIPHER_BLOCK)
-                done = self._start(self._library.EVP_EncryptInit_ex, key, iv, cipher, mac)
-                return 1 if done else -1
-            wanted = ctypes.string_at(name, 16)
-            for index, key in enumerate(keys):
-                if key[:16] == wanted:
-                    if not self._start(self._library.EVP_DecryptInit_ex, key, iv, cipher, mac):
-                        return -1
-                    return 2 if index else 1
-            return 0
-        except Exception:  # C code is above us
-            return -1
+    def _select(self, now: float) -> None:
+        """Which keys are good now, and which of them encrypts."""
+        good = [key for key in self._keys if key.until > now] or self._keys[:1]
+        encrypting = next((key for key in good if key.since <= now), good[-1])
+        times = [time for key in good for time in (key.since, key.until) if time > now]
+        self._event = min(times, default=_FOREVER)
+        self._encrypting = encrypting.data
+        self._good = good
+        self._several = len(good) > 1
+        if self._hooks is not None:
+            self._load_ring(self._hooks)
+            for context in list(self._contexts):
+                self._apply(self._hooks, context)
 
-    def _start(self, init: Any, key: bytes, iv: int, cipher: int, mac: int) -> bool:
-        done = init(cipher, self._cipher, None, key[48:], iv)
-        return bool(done and self._library.EVP_MAC_init(mac, key[16:48], 32, self._parameters[0]))
+    def _load_ring(self, hooks: OpenSsl) -> None:
+        if self._ring is None:
+            self._ring = TicketRing(hooks)
+        datas = [key.data for key in self._good]
+        encrypting = next(i for i, data in enumerate(datas) if data is self._encrypting)
+        self._ring.load(datas, encrypting)
 
-
-class _Parameter(ctypes.Structure):
-    """OSSL_PARAM(3)."""
-
-    _fields_ = (
-        ("key", ctypes.c_char_p),
-        ("data_type", ctypes.c_uint),
-        ("data", ctypes.c_char_p),
-        ("data_size", ctypes.c_size_t),
-        ("return_size", ctypes.c_size_t),
-    )
-
-
-def _digest_parameters() -> tuple[Any, ...]:
-    """``digest = SHA256`` for EVP_MAC_init, and what has to live as long."""
-    utf8, unmodified = 4, ctypes.c_size_t(-1).value
-    array = (_Parameter * 2)(
-        _Parameter(b"digest", utf8, b"SHA256", 6, unmodified),
-        _Parameter(None, 0, None, 0, 0),
-    )
-    return ctypes.addressof(array), array
+    def _apply(self, hooks: OpenSsl, context: ssl.SSLContext) -> None:
+        hooks.set_ticket_keys(context, self._encrypting)
+        if self._several and self._ring is None:
+            self._load_ring(hooks)
+        hooks.set_ticket_ring(context, self._ring if self._several else None)
 
 
 # --- files ----------------------------------------------------------------------------------------
 
 
-def read_keys(path: str) -> tuple[bytes, ...]:
-    """The keys of a file; TlsError if it cannot be read or is none."""
+def read_keys(path: str, log: Callable[[str], None]) -> tuple[list[bytes], object]:
+    """The keys of a file, 80 bytes each, and its stamp, which changes with it. TlsError if it
+    cannot be read or holds something else; a line in ``log`` if everybody may read it."""
     try:
         with open(path, "rb") as file:
-            data = file.read(MAX_KEYS * 256 + 1)
+            status = os.fstat(file.fileno())
+            data = file.read(MAX_FILE_KEYS * 128)
     except OSError as error:
         raise TlsError(f"ssl-ticket-keys: {path}: {error.strerror}") from None
-    keys = _raw_keys(data)
-    if keys is None:
-        try:
-            keys = [base64.b64decode(line, validate=True) for line in data.split()]
-        except (binascii.Error, ValueError):
-            keys = []
-    good = keys and all(len(key) in (KEY_SIZE, _SHORT_KEY_SIZE) for key in keys)
-    if not good or len(keys) > MAX_KEYS:
+    keys = _parse(data)
+    if not keys or len(keys) > MAX_FILE_KEYS:
         raise TlsError(
-            f"ssl-ticket-keys: {path}: expected 1 to {MAX_KEYS} keys of 80 or 48 bytes, "
+            f"ssl-ticket-keys: {path}: expected 1 to {MAX_FILE_KEYS} keys of 80 or 48 bytes, "
             "raw or a line of base64 each"
         )
-    whole = tuple(map(_stretched, keys))
-    if len({key[:16] for key in whole}) < len(whole):
-        raise TlsError(f"ssl-ticket-keys: {path}: two keys have the same name (first 16 bytes)")
-    return whole
+    if len({key[:_NAME] for key in keys}) < len(keys):
+        raise TlsError(f"ssl-ticket-keys: {path}: two keys begin with the same 16 bytes")
+    if status.st_mode & (stat.S_IROTH | stat.S_IWOTH):
+        log(f"warning: ssl-ticket-keys: {path}: everybody may read or write it")
+    return [_stretched(key) for key in keys], _facts(status)
 
 
-def _raw_keys(data: bytes) -> list[bytes] | None:
-    """None for what can only be text."""
-    if data.isascii() and data.strip():
-        return None
-    for size in (KEY_SIZE, _SHORT_KEY_SIZE):
-        if data and len(data) % size == 0:
-            return [data[pos : pos + size] for pos in range(0, len(data), size)]
+def _parse(data: bytes) -> list[bytes]:
+    """Keys of both lengths; none for what is no file of keys."""
+    if data.isascii():  # 48 bytes of chance never are
+        try:
+            keys = [base64.b64decode(line, validate=True) for line in data.split()]
+        except binascii.Error:
+            return []
+        return keys if all(len(key) in (KEY_SIZE, _SHORT) for key in keys) else []
+    for size in (KEY_SIZE, _SHORT):
+        if len(data) % size == 0:
+            return [data[place : place + size] for place in range(0, len(data), size)]
     return []
 
 
 def _stretched(key: bytes) -> bytes:
     if len(key) == KEY_SIZE:
         return key
-    secret = key[16:]
-    parts = [hmac.new(secret, label, hashlib.sha256).digest() for label in (b"hmac", b"aes")]
-    return key[:16] + b"".join(parts)
+    secret = key[_NAME:]
+    return key[:_NAME] + b"".join(
+        hmac.digest(secret, label, hashlib.sha256) for label in (b"uwgate mac", b"uwgate cipher")
+    )
 
 
 def _stamp(path: str) -> object:
     try:
-        status = os.stat(path)
+        return _facts(os.stat(path))
     except OSError as error:
         raise TlsError(f"ssl-ticket-keys: {path}: {error.strerror}") from None
+
+
+def _facts(status: os.stat_result) -> object:
     return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _check_mode(path: str, log: Callable[[str], None]) -> None:
-    if os.stat(path).st_mode & 0o007:
-        log(f"warning: ssl-ticket-keys: everybody may read {path}")
