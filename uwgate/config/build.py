@@ -9,11 +9,11 @@ from typing import BinaryIO, TypeVar
 
 from uwgate.config.argv import CommandLine
 from uwgate.config.compose import http_settings, process_settings, request_log_settings
+from uwgate.config.compose_caches import cache_settings, used_caches
 from uwgate.config.compose_client import announce_settings
 from uwgate.config.compose_fast import fast_settings
 from uwgate.config.compose_nodes import check_gateways
 from uwgate.config.compose_subscriptions import subscription_settings
-from uwgate.config.compose_tls import cache_settings
 from uwgate.config.effects import check_effects
 from uwgate.config.found import Found, Matcher
 from uwgate.config.model import Item, Problems
@@ -84,6 +84,7 @@ def _settings(found: Found, problems: Problems) -> Settings:
     caches = cache_settings(found, problems)
     http = http_settings(found, subscriptions, caches, problems)
     fast = fast_settings(found, subscriptions, problems)
+    sessions = {http.tls.sessions.cache} if http is not None and http.tls is not None else ()
     check_effects(found, problems)
     if process.chdir:
         if not os.path.isdir(process.chdir):
@@ -100,7 +101,7 @@ def _settings(found: Found, problems: Problems) -> Settings:
         announce_settings(found, problems),
         subscriptions,
         fastrouter=fast,
-        caches=caches,
+        caches=used_caches(found, caches, sessions, problems),
     )
 
 

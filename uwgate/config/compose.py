@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from uwgate.config.compose_nodes import endpoint, listening, node, node_source, serves
@@ -38,7 +39,7 @@ def process_settings(found: Found) -> ProcessSettings:
     fields["undeferred"] = tuple(each.row.name.startswith("undeferred") for each in shared)
     if found.is_on("no-defer-accept"):
         fields["defer_accept"] = 0
-    for name in ("fastrouter-stats", "stats"):
+    for name in ("fastrouter-stats", "stats"):  # of http-stats it is the field
         stats = found.last(name)
         if stats is not None:
             fields.setdefault("stats", stats.value)
@@ -72,7 +73,7 @@ def request_log_settings(found: Found) -> RequestLogSettings:
 def http_settings(
     found: Found,
     subscriptions: SubscriptionSettings,
-    caches: tuple[CacheSettings, ...],
+    caches: Mapping[str, CacheSettings],
     problems: Problems,
 ) -> HttpSettings | None:
     """The router's part; None where it has no listener."""
@@ -99,7 +100,7 @@ def http_settings(
         "subscriptions": router_subscriptions(found, "http", subscriptions, problems),
     }
     if any(each.tls is not None for each in listeners):
-        fields["tls"] = tls_settings(found, caches, problems)
+        fields["tls"] = tls_settings(found, subscriptions.dotsplit, caches, problems)
     return HttpSettings(**fields) if listeners else None
 
 

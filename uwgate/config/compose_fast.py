@@ -62,3 +62,10 @@ def _check_stats(found: Found, problems: Problems) -> None:
             f"{other.item.value} ({other.item.origin})"
         )
         problems.error(ours.item.origin, ours.item.key, message)
+    first, also = other or ours, found.last("stats")
+    if first is not None and also is not None and first.value != also.value:
+        message = (
+            f"has no effect: an instance has its statistics at one address, and {first.row.name}"
+            f" says {first.item.value} ({first.item.origin})"
+        )
+        problems.warn(also.item.origin, also.item.key, message)

@@ -74,7 +74,7 @@ def listening(found: Found, router: str, problems: Problems) -> list[ListenerSet
                 problems.error(item.origin, item.key, message)
         elif same in seen and (where.kind != "tcp" or where.port):
             if mine:
-                message = f"{item.value} is listened on already (see {seen[same]})"
+                message = f"{where.text} is listened on already (see {seen[same]})"
                 problems.error(item.origin, item.key, message)
         else:
             seen[same] = item.origin
@@ -188,6 +188,10 @@ def _use_socket(each: Value, found: Found, problems: Problems) -> tuple[NodeSett
 
 def _embedded(found: Found, router: str, problems: Problems) -> tuple[NodeSettings, ...]:
     """Nothing names a node: uWSGI would serve from its own first socket."""
+    names = [name for name in LISTENERS[router] if name != "http-to-https"]  # needs no node
+    given = found.all(*names)
+    if not given and found.all(*LISTENERS[router]):
+        return ()
     sockets = found.all("socket")
     if sockets:
         item = sockets[0].item
@@ -196,11 +200,9 @@ def _embedded(found: Found, router: str, problems: Problems) -> tuple[NodeSettin
         )
         problems.warn(item.origin, item.key, message)
         return _socket_node(sockets[0], problems)
-    names = [name for name in LISTENERS[router] if name != "http-to-https"]  # that needs no node
-    given = found.all(*names)
     if given and not found.refused.intersection(_sources(router)):
         message = (
             f"no node to send requests to; add {router}-to = ADDRESS of the application server"
         )
-        problems.error(given[-1].item.origin, router, message)
+        problems.error(given[-1].item.origin, given[-1].row.name, message)
     return ()

@@ -43,7 +43,7 @@ _SERVER_REQUIRED = """
     alarm-metric alarm-msg-size alarm-segfault alarm-speech allowed-modifiers async asyncio
     attach-control-daemon attach-daemon attach-daemon2 auto-weight backlog-alarm
     backtrace-depth binary-path binsh body-read-warning brutal-reload-on-fd buffer-size
-    cache-expire-freq cache-store cache-store-sync cache-sync
+    cache-expire-freq cache-store cache-store-sync
     call-as-emperor call-as-emperor1 call-as-emperor2 call-as-emperor4
     call-as-root call-as-user call-as-user-atexit call-as-vassal call-as-vassal1
     call-as-vassal3 call-asap call-in-jail call-post-app call-post-jail call-pre-app
@@ -74,7 +74,8 @@ _SERVER_REQUIRED = """
     hook-accepting1-once hook-as-emperor hook-as-mule hook-as-vassal hook-emperor-lost
     hook-emperor-reload hook-emperor-start hook-emperor-stop hook-master-start hook-post-app
     hook-post-fork hook-pre-app hook-touch http-socket http-socket-modifier1
-    http-socket-modifier2 http11-socket idle import ini-paste ini-paste-logged jvm-class
+    http-socket-modifier2 http11-socket https-socket https-socket-modifier1
+    https-socket-modifier2 idle import ini-paste ini-paste-logged jvm-class
     jvm-classpath jvm-main-class jvm-opt jwsgi ldap ldap-schema ldap-schema-ldif libffi
     limit-post listen-queue-alarm load-file-in-cache load-file-in-cache-gzip lock-engine locks
     loop lq-alarm lua lua-gc-freq lua-load lua-shell luashell max-apps max-requests
@@ -113,6 +114,7 @@ _SERVER_REQUIRED = """
     shared-python-import shared-rb-require shared-rbrequire shared-require shared-ruby-require
     shared-rubyrequire sharedarea signal signal-bufsize signal-rbtimer signal-timer
     signals-bufsize smart-attach-daemon smart-attach-daemon2 socket-protocol spooler
+    ssl-socket suwsgi-socket
     spooler-chdir spooler-external spooler-freq spooler-frequency spooler-harakiri
     spooler-import spooler-max-tasks spooler-processes spooler-py-import spooler-pyimport
     spooler-python-import sqlite sqlite3 stackless symcall symcall-post-fork
@@ -261,5 +263,4 @@ FOREIGN: tuple[Option, ...] = (
     *_rows(_COMMAND_NONE, Kind.FLAG, State.COMMAND, _COMMAND),
     *_rows(_COMMAND_REQUIRED, Kind.STRING, State.COMMAND, _COMMAND),
 )
-"""    One row an option name; aliases of uWSGI are rows of their own here.
-"""
+"""One row an option name; aliases of uWSGI are rows of their own here."""

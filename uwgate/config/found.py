@@ -10,6 +10,7 @@ from uwgate.config.model import Item, Kind, Option, Problems, State
 from uwgate.config.placeholders import left_over
 
 _TEMPLATES = ("http-log-format",)  # hold %(…) of their own
+_INSTEAD = dict.fromkeys(("sslrouter", "sslrouter2"), "; https serves HTTP over TLS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,7 @@ class Matcher:
             message = "is a command of the uWSGI binary that uwgate does not have"
         else:
             message = "not supported by this version (ignoring it would change what is served)"
+            message += _INSTEAD.get(row.name, "")
         self._problems.error(item.origin, item.key, message)
 
     def _unknown(self, item: Item) -> None:

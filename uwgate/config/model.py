@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from uwgate.config.masking import masked
+
 
 class Kind(Enum):
     """How an option takes its value, on the command line and in files (uWSGI's conventions).
@@ -57,7 +59,8 @@ class Option:
     ``Settings``), or empty if ``build`` composes something out of it. ``parse`` turns the text into
     the value and raises ``ValueError`` with one sentence (what is wrong, what is expected).
     ``default`` is shown where the default is not simply the one of ``field``. ``uwsgi`` is False
-    for our extensions. ``since`` is the first version of uwgate that has the row.
+    for our extensions. ``since`` is the first version of uwgate that has the row. ``secret``: the
+    value is never shown.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Option:
     uwsgi: bool = True
     state: State = State.ACTIVE
     since: str = "0.1.0"
+    secret: bool = False
 
 
 Source = Literal["command line", "environment", "file", "set"]
@@ -105,7 +109,10 @@ class Problem:
 
 
 class Problems:
-    """Everything that is wrong (``errors``) or suspicious (``warnings``), in order of discovery."""
+    """Everything that is wrong (``errors``) or suspicious (``warnings``), in order of discovery.
+
+    A message may quote any value: keys and passwords in it are masked here.
+    """
 
     __slots__ = ("errors", "warnings")
 
@@ -115,8 +122,8 @@ class Problems:
 
     def error(self, origin: str, option: str, message: str) -> None:
         """Note something that forbids to start."""
-        self.errors.append(Problem(origin, option, message))
+        self.errors.append(Problem(origin, option, masked(message)))
 
     def warn(self, origin: str, option: str, message: str) -> None:
         """Note something that the operator should look at."""
-        self.warnings.append(Problem(origin, option, message))
+        self.warnings.append(Problem(origin, option, masked(message)))

@@ -39,7 +39,12 @@ TOPICS: dict[str, str] = {
 """Topic -> title, in the order of the documentation."""
 
 OPTIONS: tuple[Option, ...] = (
-    HTTP_OPTIONS + TLS_OPTIONS + FAST_OPTIONS + SUBSCRIPTION_OPTIONS + CLIENT_OPTIONS + PROCESS_OPTIONS
+    HTTP_OPTIONS
+    + TLS_OPTIONS
+    + FAST_OPTIONS
+    + SUBSCRIPTION_OPTIONS
+    + CLIENT_OPTIONS
+    + PROCESS_OPTIONS
 )
 """Every option that means something here, in the order of the documentation."""
 

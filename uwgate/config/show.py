@@ -8,10 +8,12 @@ from typing import Any
 
 from uwgate.config.build import Configuration
 from uwgate.config.found import Value
+from uwgate.config.masking import HIDDEN, masked
 from uwgate.config.model import Kind, Option
 from uwgate.config.options import OPTIONS
 from uwgate.config.settings import (
     AnnounceSettings,
+    Endpoint,
     FastSettings,
     HttpSettings,
     ProcessSettings,
@@ -19,7 +21,7 @@ from uwgate.config.settings import (
     Settings,
     SubscriptionSettings,
 )
-from uwgate.config.tls_values import secret_free
+from uwgate.config.settings_tls import SessionSettings, TicketSettings, TlsSettings
 
 _SECTIONS: dict[str, type[Any]] = {
     "announce": AnnounceSettings,
@@ -27,11 +29,15 @@ _SECTIONS: dict[str, type[Any]] = {
     "http": HttpSettings,
     "process": ProcessSettings,
     "request_log": RequestLogSettings,
+    "sessions": SessionSettings,
     "subscriptions": SubscriptionSettings,
+    "tickets": TicketSettings,
+    "tls": TlsSettings,
 }
 
 
-_SECRET = ("cache-secret",)
+_TOGETHER = ("http", "https", "https2", "http-to-https", "https-session-context")
+# Their order among each other means something.
 
 
 def default_of(row: Option) -> object:
@@ -51,6 +57,8 @@ def text_of(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, Endpoint):
+        return value.text
     if isinstance(value, float):
         return f"{value:.15g}"
     return str(value)
@@ -67,9 +75,7 @@ def _escape(value: str) -> str:
 
 
 def _line(each: Value) -> str:
-    value = secret_free(each.item.value)
-    if each.row.name in _SECRET:
-        value = "***"
+    value = HIDDEN if each.row.secret else masked(each.item.value)
     if not value and each.row.kind is Kind.FLAG:
         value = "true"
     return f"{each.row.name} = {_escape(value)}".rstrip()
@@ -78,7 +84,11 @@ def _line(each: Value) -> str:
 def _effective(settings: Settings, row: Option) -> object:
     """The value in force: it may follow from another option (as timeouts do)."""
     section, _, name = row.field.partition(".")
-    part = getattr(settings, section)
+    part: object = settings
+    if section in ("tls", "sessions", "tickets"):
+        part = settings.http and settings.http.tls
+    if section != "tls":
+        part = part and getattr(part, section)
     return getattr(part, name) if part is not None else None
 
 
@@ -88,10 +98,17 @@ def _default_line(settings: Settings, row: Option) -> str:
 
 
 def show(configuration: Configuration, settings: Settings) -> str:
-    """One line a value, each after a comment that says where it comes from."""
+    """One line a value, each after a comment that says where it comes from.
+
+    Keys, passwords and secrets are masked: with them, the text gives other settings.
+    """
     lines = ["[uwsgi]"]
     for row in OPTIONS:
         given = [each for each in configuration.found.accepted if _same(each.row, row)]
+        if row.name == _TOGETHER[0]:
+            given = configuration.found.all(*_TOGETHER)
+        elif row.name in _TOGETHER:
+            continue
         if given and not row.repeatable and row.name != "error-page-NNN":
             given = given[-1:]
         for each in given:
