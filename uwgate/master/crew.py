@@ -27,6 +27,7 @@ from uwgate.master.worker import WorkerSpec, main
 from uwgate.observe.counters import Ledger
 from uwgate.subscriptions.table import Change, Table
 from uwgate.tls.cache import SharedCache
+from uwgate.tls.sync import SyncSender
 from uwgate.tls.terminator import Terminator
 
 EXIT_OK = 0
@@ -71,6 +72,7 @@ class Crew:
         self.subscriptions: Mapping[str, Subscribed] = {}
         self.terminators: Mapping[str, Terminator] = {}
         self.caches: tuple[SharedCache, ...] = ()
+        self.senders: Mapping[str, SyncSender] = {}
         self.exit: int | None = None
         self.ledger = Ledger()
         self.collector = Collector(loop, lambda: self._generation.slots, self._watch)
@@ -169,6 +171,7 @@ class Crew:
                             table=self._table_of(slot.gateway),
                             terminator=self.terminators.get(slot.gateway),
                             caches=self.caches,
+                            senders=self.senders,
                         ),
                         plan.factory,
                     )

@@ -84,6 +84,7 @@ class Supervisor:
         self._binder = Binder(settings.process, log.line)
         self._traffic: list[Bound] = []
         self._listening: list[tuple[str, Bound]] = []  # gateway, address
+        self._encrypted: list[Bound] = []  # of those the ones with TLS
         self._announcing: Announcing | None = None
         self._pidfile = PidFile(settings.process.pidfile)
         self._generation = Generation(1, settings, [])
@@ -142,6 +143,8 @@ class Supervisor:
                 bound = self._binder.listen(word, listener.endpoint, plan.workers)
                 listening.append((listener, bound))
                 self._listening.append((plan.name, bound))
+                if listener.tls is not None:
+                    self._encrypted.append(bound)
                 numbers = ", ".join(str(sock.fileno()) for sock in bound.sockets)
                 self._log.line(f"uwgate {word} bound on {bound.name} fd {numbers}")
             slots += make_slots(plan.name, plan.workers, listening, len(slots) + 1)
@@ -152,6 +155,7 @@ class Supervisor:
         self._tls.prepare()
         self._crew.terminators = self._tls.terminators
         self._crew.caches = tuple(self._tls.caches.values())
+        self._crew.senders = self._tls.senders
 
     def _subscribe(self) -> None:
         """Bind the subscription servers, and read what is left of the last run."""
@@ -192,6 +196,8 @@ class Supervisor:
             minified=process.stats_minified,
             http=process.stats_http,
             subscriptions=lambda: registries(self._subscriptions),
+            caches=self._tls.snapshot,
+            https=frozenset(bound.name for bound in self._encrypted),
         )
         self._stats = StatsServer(
             bound.sockets[0],
@@ -268,6 +274,9 @@ class Supervisor:
             f"{name} {counters.get(name, 0)}"
             for name in ("connections", "active_requests", "accepted", "requests", "rx", "tx")
         )
+        if totals.sums.tls is not None:
+            full, resumed = totals.sums.handshakes, totals.sums.resumed
+            numbers += f", TLS {sum(full.values())} of which {sum(resumed.values())} resumed"
         errors = sum(totals.sums.errors.values())
         self._log.line(f"stats: workers {' '.join(states)}; {numbers}, errors {errors}")
 

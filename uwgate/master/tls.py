@@ -6,9 +6,10 @@ read. After that the master hears of sessions on other machines, and changes the
 
 from __future__ import annotations
 
+import functools
 import selectors
-from collections.abc import Mapping
-from typing import Any
+import ssl
+from collections.abc import Callable, Mapping
 
 from uwgate.config.settings import HttpSettings, Settings
 from uwgate.config.settings_tls import CacheSettings, TlsSettings
@@ -16,6 +17,7 @@ from uwgate.config.tls_values import is_store
 from uwgate.master.errors import StartError, explain
 from uwgate.master.logs import MainLog
 from uwgate.master.loop import Loop
+from uwgate.observe.stats import Cache
 from uwgate.protocols.cache_sync import Update
 from uwgate.tls import openssl
 from uwgate.tls.cache import SharedCache
@@ -27,71 +29,72 @@ from uwgate.tls.terminator import Terminator
 from uwgate.tls.tickets import TicketKeys
 
 _REREAD = 2.0  # seconds between looks at a file of ticket keys
+_GRACE = 3.0  # seconds for which a ticket key is good beyond the life of its tickets, and one more
 
 
 class Tls:
-    """``terminators``: by gateway. ``caches``: all of the configuration, by name."""
+    """``caches``: all of the configuration, by name; ``senders``: of those with other machines to
+    tell, which workers do. ``terminators``: by gateway. All made by ``prepare``."""
 
     def __init__(self, settings: Settings, loop: Loop, log: MainLog) -> None:
         self._settings = settings
         self._loop = loop
         self._log = log
         self._tickets: TicketKeys | None = None
-        self._receivers: list[SyncReceiver] = []
-        self._senders: dict[str, SyncSender] = {}
-        self._timers: list[Any] = []
+        self._receivers: dict[str, list[SyncReceiver]] = {}
         self.caches: dict[str, SharedCache] = {}
+        self.senders: dict[str, SyncSender] = {}
         self.terminators: Mapping[str, Terminator] = {}
 
+    # --- start ------------------------------------------------------------------------------------
+
     def prepare(self) -> None:
-        """Make everything; StartError where something of it cannot be used."""
+        """Make everything, while privileges last; StartError where something cannot be used."""
         for cache in self._settings.caches:
             self._prepare_cache(cache)
         http = self._settings.http
         if http is None or http.tls is None:
             return
+        _warn_of_legacy(http.tls, self._log.line)
         try:
             self.terminators = {"http": self._terminator(http, http.tls)}
         except TlsError as error:
             raise StartError(str(error)) from None
 
     def _prepare_cache(self, settings: CacheSettings) -> None:
+        name = settings.name
         try:
-            cache = self.caches[settings.name] = SharedCache(settings)
+            cache = self.caches[name] = SharedCache(settings)
         except (OSError, ValueError, OverflowError) as error:
             reason = explain(error) if isinstance(error, OSError) else str(error)
-            raise StartError(f"cache {settings.name}: no memory for it: {reason}") from None
-        self._log.line(f"cache {settings.name}: {settings.items} items of {settings.blocksize} B")
+            raise StartError(f"cache {name}: no memory for it: {reason}") from None
+        self._log.line(f"cache {name}: {settings.items} items of {settings.blocksize} bytes")
         if settings.nodes:
-            self._senders[settings.name] = SyncSender(settings, self._log.line)
-
-        def apply(update: Update) -> None:
-            if update.value is None:
-                cache.delete(update.key)
-            else:
-                cache.set(update.key, update.value, update.expires)
-
+            self.senders[name] = SyncSender(settings, self._log.line)
+        self._receivers[name] = receivers = []
         for address in settings.udp:
+            apply = functools.partial(_apply, cache)
             try:
                 receiver = SyncReceiver(address, settings, apply, self._log.line)
             except OSError as error:
-                raise StartError(f"cache {settings.name}: udp {address}: {explain(error)}") from None
-            self._receivers.append(receiver)
-            self._log.line(f"cache {settings.name} hears of changes on udp {address}")
+                raise StartError(f"cache {name}: udp {address}: {explain(error)}") from None
+            receivers.append(receiver)
+            self._log.line(f"cache {name}: changes of other machines on udp {address}")
 
     def _terminator(self, http: HttpSettings, tls: TlsSettings) -> Terminator:
         hooks = openssl.load(self._log.line)
         remote = sessions = None
         if hooks is not None:
-            self._tickets = self._ticket_keys(tls)
+            if tls.tickets.enabled:
+                self._tickets = self._ticket_keys(tls)
             store, remote = self._store(tls)
             if store is not None:
-                sender = self._senders.get(tls.sessions.cache)
+                sender = self.senders.get(tls.sessions.cache)
                 sessions = Sessions(hooks, store, tls.sessions.timeout, sender)
-        listeners = [each.tls for each in http.listeners if each.tls is not None]
+            self._log.line(f"uwgate https with {ssl.OPENSSL_VERSION}, {_shared(tls)}")
         terminator = Terminator(
             tls,
-            listeners,
+            [each.tls for each in http.listeners if each.tls is not None],
             hooks=hooks,
             tickets=self._tickets,
             sessions=sessions,
@@ -116,50 +119,95 @@ class Tls:
             return remote, remote
         return None, None
 
+    # --- life -------------------------------------------------------------------------------------
+
     def start(self) -> None:
         """Hear of other machines, and begin to change the ticket keys."""
-        for receiver in self._receivers:
-            self._loop.selector.register(
-                receiver, selectors.EVENT_READ, lambda _, receiver=receiver: receiver.read()
-            )
+        for receivers in self._receivers.values():
+            for receiver in receivers:
+                handler = functools.partial(_read, receiver)
+                self._loop.selector.register(receiver, selectors.EVENT_READ, handler)
         tls = self._settings.http.tls if self._settings.http is not None else None
-        if self._tickets is None or tls is None or not tls.tickets.enabled:
+        if self._tickets is None or tls is None:
             return
-        if tls.tickets.source:
-            if not is_store(tls.tickets.source):
-                self._loop.call_later(_REREAD, self._reread)
-        else:
-            self._loop.call_later(tls.tickets.rotate, self._rotate)
+        if not tls.tickets.source:
+            self._rotate_later(self._tickets, tls)
+        elif not is_store(tls.tickets.source):
+            self._reread_later(self._tickets)
 
-    def _rotate(self) -> None:
-        assert self._tickets is not None
-        self._tickets.rotate()
-        http = self._settings.http
-        assert http is not None
-        assert http.tls is not None
-        # Keys change faster than sessions end: the one before the last goes then.
-        life = min(http.tls.sessions.timeout + 2.0, http.tls.tickets.rotate * 0.9)
-        self._loop.call_later(life, self._tickets.retire)
-        self._loop.call_later(http.tls.tickets.rotate, self._rotate)
+    def _rotate_later(self, tickets: TicketKeys, tls: TlsSettings) -> None:
+        def rotate() -> None:
+            self._rotate_later(tickets, tls)
+            tickets.rotate()
+            self._loop.call_later(tls.sessions.timeout + _GRACE, tickets.retire)
 
-    def _reread(self) -> None:
-        assert self._tickets is not None
-        self._tickets.reread()
-        self._loop.call_later(_REREAD, self._reread)
+        self._loop.call_later(tls.tickets.rotate, rotate)
 
-    def snapshot(self) -> list[dict[str, object]]:
-        """The caches for the stats server."""
-        return [cache.snapshot() for cache in self.caches.values()]
+    def _reread_later(self, tickets: TicketKeys) -> None:
+        def reread() -> None:
+            self._reread_later(tickets)
+            tickets.reread()
 
-    def counts(self) -> dict[str, int]:
-        """Datagrams of caches: ``{"received", "refused", "sent", "failed"}`` of the master."""
-        total = {"received": 0, "refused": 0}
-        for receiver in self._receivers:
-            total["received"] += receiver.received
-            total["refused"] += receiver.refused
-        return total
+        self._loop.call_later(_REREAD, reread)
+
+    def snapshot(self) -> list[Cache]:
+        """The caches for the stats server, with the datagrams that the master has received."""
+        shown: list[Cache] = []
+        for name, cache in self.caches.items():
+            each: Cache = cache.snapshot()
+            receivers = self._receivers.get(name, ())
+            if receivers or name in self.senders:
+                each["sync"] = {
+                    "received": sum(receiver.received for receiver in receivers),
+                    "refused": sum(receiver.refused for receiver in receivers),
+                }
+            shown.append(each)
+        return shown
 
     def close(self) -> None:
         """Give up the sockets."""
-        for receiver in self._receivers:
-            receiver.close()
+        for receivers in self._receivers.values():
+            for receiver in receivers:
+                receiver.close()
+
+
+def _apply(cache: SharedCache, update: Update) -> None:
+    """Do what another machine did; nobody else is told (uWSGI)."""
+    if update.value is None:
+        cache.delete(update.key)
+    else:
+        cache.set(update.key, update.value, update.expires)
+
+
+def _read(receiver: SyncReceiver, mask: int) -> None:
+    receiver.read()
+
+
+def _warn_of_legacy(settings: TlsSettings, log: Callable[[str], None]) -> None:
+    """A loud line for each protocol that nobody should speak any more (RFC 7568, RFC 8996)."""
+    for option, enabled, name, possible in (
+        ("ssl-enable-sslv3", settings.enable_sslv3, "SSL 3.0", ssl.HAS_SSLv3),
+        ("ssl-enable-tlsv1", settings.enable_tlsv1, "TLS 1.0", ssl.HAS_TLSv1),
+        ("ssl-enable-tlsv11", settings.enable_tlsv11, "TLS 1.1", ssl.HAS_TLSv1_1),
+    ):
+        if enabled and possible:
+            log(f"*** INSECURE: {option}: {name} is accepted, which is broken ***")
+        elif enabled:
+            log(f"*** {option}: this OpenSSL has no {name} any more ***")
+
+
+def _shared(settings: TlsSettings) -> str:
+    """What of sessions is shared, for the log; addresses may hold a password."""
+    sessions, tickets = settings.sessions, settings.tickets
+    kept = "no session ids"
+    if sessions.url:
+        kept = "session ids in the distributed store"
+    elif sessions.cache:
+        kept = f"session ids in cache {sessions.cache}"
+    if not tickets.enabled:
+        return f"{kept}, no tickets"
+    if is_store(tickets.source):
+        return f"{kept}, ticket keys from the distributed store"
+    if tickets.source:
+        return f"{kept}, ticket keys from {tickets.source}"
+    return f"{kept}, a new ticket key every {tickets.rotate:g} s"

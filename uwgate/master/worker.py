@@ -16,8 +16,8 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NoReturn, Protocol, cast
 
 import uvloop
@@ -30,6 +30,7 @@ from uwgate.master.logs import MainLog
 from uwgate.observe.requestlog import RequestLog, open_request_log
 from uwgate.subscriptions.table import Change, Table
 from uwgate.tls.cache import SharedCache
+from uwgate.tls.sync import SyncSender
 from uwgate.tls.terminator import Terminator
 
 Listener = tuple[ListenerSettings, socket.socket]
@@ -93,6 +94,7 @@ class WorkerSpec:
     """What the master hands to a new worker.
 
     ``table``: the subscriptions, if the gateway has any; ``terminator``: if it has a TLS listener.
+    ``caches``: all of them; ``senders``: of those whose changes other machines are told, by name.
     ``control``: its end of the channel. ``master``: pid. ``uid``, ``gid``: whom to become.
     """
 
@@ -110,6 +112,7 @@ class WorkerSpec:
     table: Table | None = None
     terminator: Terminator | None = None
     caches: tuple[SharedCache, ...] = ()
+    senders: Mapping[str, SyncSender] = field(default_factory=dict)
 
 
 def main(spec: WorkerSpec, gateway_factory: GatewayFactory) -> NoReturn:
@@ -319,7 +322,7 @@ class _Worker:
 
     def _snapshot(self) -> Message:
         rss, vsz = memory()
-        return {
+        snapshot: Message = {
             "id": self._spec.id,
             "pid": os.getpid(),
             "started": self._started,
@@ -328,6 +331,12 @@ class _Worker:
             "vsz": vsz,
             "gateways": {self._spec.gateway: self._gateway.snapshot()},
         }
+        if self._spec.senders:
+            snapshot["sync"] = {
+                name: {"sent": sender.sent, "failed": sender.failed}
+                for name, sender in self._spec.senders.items()
+            }
+        return snapshot
 
 
 class _CrashLines:

@@ -16,9 +16,9 @@ Snapshot = dict[str, Any]
 "status": "idle"|"busy"|"starting"|"dead", "respawn_count": int, "gateways": {"http":
 {"tally": Tally.snapshot(), "listeners": [str], "nodes": [{"name": str, …}], "cheap": 0|1,
 "subscriptions": {"slots": {key: {"hits": int, "nodes": {address: {…}}}}}, "tls":
-{"handshaking": int, "contexts": int, "certificates": [{"source": str, "name": str, "not_after":
-epoch seconds}], "store": {…: int}}}}, "sync": {cache: {"sent": int, "failed": int}}}``; what is
-behind ``nodes`` only where there is something to say. A worker that never answered has no
+{"contexts": int, "certificates": [{"source": str, "name": str, "not_after": epoch seconds}],
+"store": {…: int}}, "tls_handshaking": int}}, "sync": {cache: {"sent": int, "failed": int}}}``;
+what is behind ``nodes`` only where there is something to say. A worker that never answered has no
 ``gateways`` (or no such key)."""
 
 GAUGES = frozenset({"connections", "active_requests"})
@@ -172,16 +172,16 @@ class TlsTotals:
 
     def add(self, part: Snapshot, *, gauges: bool) -> None:
         """Add the ``tls`` of one gateway of one worker."""
-        store = mapping(part, "store")
-        add_each(self.store, {k: v for k, v in store.items() if gauges or k not in STORE_GAUGES})
+        for key, value in mapping(part, "store").items():
+            counts = gauges or key not in STORE_GAUGES
+            self.store[key] = self.store.get(key, 0) + (value if counts else 0)
         if not gauges:
             return
-        self.handshaking += number(part, "handshaking")
         self.contexts += number(part, "contexts")
         for each in part.get("certificates", ()):
-            key = CertificateKey(str(each.get("source", "")), str(each.get("name", "")))
+            certificate = CertificateKey(str(each.get("source", "")), str(each.get("name", "")))
             end = number(each, "not_after")
-            self.certificates[key] = min(end, self.certificates.get(key, end))
+            self.certificates[certificate] = min(end, self.certificates.get(certificate, end))
 
 
 @dataclass(slots=True)
@@ -207,7 +207,10 @@ class Sums(Tallies):
             for node in gateway.get("nodes", ()):
                 self._add_node(name, node, gauges)
             if "tls" in gateway:
-                self._tls().add(mapping(gateway, "tls"), gauges=gauges)
+                tls = self._tls()
+                tls.add(mapping(gateway, "tls"), gauges=gauges)
+                if gauges:
+                    tls.handshaking += number(gateway, "tls_handshaking")
         self._add_sync(mapping(snapshot, "sync"))
 
     def _tls(self) -> TlsTotals:
