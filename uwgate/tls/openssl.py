@@ -393,7 +393,8 @@ def _check(hooks: OpenSsl) -> None:
     library = hooks.library
     pointers = set()
     contexts = []
-    for option in (0, ssl.OP_NO_TICKET, ssl.OP_NO_TLSv1_3, ssl.OP_CIPHER_SERVER_PREFERENCE):
+    both = ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    for option in (0, ssl.OP_NO_TICKET, ssl.OP_NO_RENEGOTIATION, both):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         contexts.append(context)
         context.options |= option
