@@ -1,6 +1,6 @@
 """A cache in memory that all processes of an instance share (uWSGI's ``cache``, ``cache2``).
 
-The master makes it before the fork. Slots are in sets of eight, and a key belongs to two sets, by
+The master makes it before the fork. Slots are in sets of sixteen, and a key belongs to two sets, by
 its hash: the emptier one gets it. So about nine tenths of the slots fill before anything has to
 go. Nothing is touched before it is used: a cache of a gigabyte starts at once and costs what it
 holds. Layout, all numbers unsigned, 64 bits, in the machine's order (nobody else reads it)::
@@ -27,11 +27,12 @@ import mmap
 import os
 import time
 import zlib
+from bisect import bisect_right
 from struct import Struct
 
 from uwgate.config.settings_tls import CacheSettings
 
-_WAYS = 8
+_WAYS = 16
 _WORD = 8
 _SEALED = Struct("=QQ")
 _NEVER = 1 << 62
@@ -40,9 +41,10 @@ _CELLS = 256  # processes that count
 _CELL_WORDS = 8
 _HIT, _MISS, _FULL, _CHANGED, _DROPPED = range(5)
 _READS = 3  # of an entry that does not match its checksum
+_LOCK = fcntl.LOCK_EX | fcntl.LOCK_NB
 _TRIES = 50  # of a lock that another process holds: tens of microseconds
 
-_Spans = tuple[tuple[int, int], ...]
+_Spans = list[tuple[int, int]]
 """First set and number of sets, of what is locked."""
 
 
@@ -91,7 +93,7 @@ class SharedCache:
         if not key or len(key) > self.settings.keysize or len(value) > self.settings.blocksize:
             return False
         name, sets = self._places(key)
-        spans = tuple((number, 1) for number in sets)
+        spans = [(number, 1) for number in sets]
         if not self._lock(spans):
             return False
         try:
@@ -101,13 +103,13 @@ class SharedCache:
             end = min(max(expires, 1), _NEVER) if expires else _NEVER
             self._write(slot, name, key, value, end)
         finally:
-            self._unlock(spans)
+            self._unlock()
         return True
 
     def delete(self, key: bytes) -> bool:
         """Forget ``key``; whether it was there."""
         name, sets = self._places(key)
-        spans = tuple((number, 1) for number in sets)
+        spans = [(number, 1) for number in sets]
         if self._find(name, sets) is None or not self._lock(spans):
             return False
         try:
@@ -117,19 +119,19 @@ class SharedCache:
             self._ends[slot] = 0
             self._touch()
         finally:
-            self._unlock(spans)
+            self._unlock()
         return True
 
     def clear(self) -> bool:
         """Forget everything, and give the memory back; False if it was locked for too long."""
-        spans = ((0, self._sets),)
+        spans = [(0, self._sets)]
         if not self._lock(spans):
             return False
         try:
             self._memory.madvise(mmap.MADV_REMOVE, self._start, self._total - self._start)
             self._touch()
         finally:
-            self._unlock(spans)
+            self._unlock()
         return True
 
     # --- slots ------------------------------------------------------------------------------------
@@ -180,8 +182,9 @@ class SharedCache:
         for number in sets:
             start = number * _WAYS
             ends = self._ends[start : start + _WAYS].tolist()
-            end = min(ends)
-            offers.append((sum(each > now for each in ends), end, start + ends.index(end)))
+            ordered = sorted(ends)
+            used = _WAYS - bisect_right(ordered, now)
+            offers.append((used, ordered[0], start + ends.index(ordered[0])))
         used, _, slot = min(offers)
         if used == _WAYS:
             self._count(_FULL)
@@ -206,22 +209,19 @@ class SharedCache:
         what the fork has copied excludes the parent. They end as soon as any descriptor of the file
         is closed, so none ever is."""
         for _ in range(_TRIES):
-            held = 0
             try:
                 for start, length in spans:
-                    fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
-                    held += 1
+                    fcntl.lockf(self._file, _LOCK, length, start)
             except OSError:
-                self._unlock(spans[:held])
+                self._unlock()
                 os.sched_yield()
             else:
                 return True
         self._count(_DROPPED)
         return False
 
-    def _unlock(self, spans: _Spans) -> None:
-        for start, length in spans:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, length, start)
+    def _unlock(self) -> None:
+        fcntl.lockf(self._file, fcntl.LOCK_UN)  # all that this process has
 
     def _count(self, which: int) -> None:
         self._counters[self.cell % _CELLS * _CELL_WORDS + which] += 1
