@@ -28,6 +28,7 @@ from uwgate.router.http1_front import Http1Front
 from uwgate.router.http1_responses import KEPT_HEAD
 from uwgate.router.redirect import RedirectFront
 from uwgate.router.tls_accept import OPEN, TlsConnection, TlsDoor
+from uwgate.subscriptions.table import FILES, JOIN, LEAVE, NOTHING, Change, certificate
 
 if TYPE_CHECKING:
     from uwgate.tls.terminator import Terminator
@@ -106,7 +107,28 @@ class HttpGateway(Gateway):
     async def start(self, sockets: Sequence[tuple[ListenerSettings, socket.socket]]) -> None:
         if self.terminator is not None:
             self.terminator.start(self.loop, self.complain)
+            if self.subscribed is not None:
+                for member in self.subscribed.table:
+                    if member.extra is not NOTHING:
+                        self._announced(member.slot.key, certificate(member.extra))
         await super().start(sockets)
+
+    def nodes_changed(self, changes: Sequence[Change]) -> None:
+        super().nodes_changed(changes)
+        if self.terminator is None or self.subscribed is None:
+            return
+        slots = self.subscribed.table.slots
+        for operation, key, _address, *values in changes:
+            if operation == JOIN:
+                self._announced(key, values[FILES:])
+            elif operation == LEAVE and key not in slots:
+                self.terminator.withdraw(key)
+
+    def _announced(self, key: str, files: Sequence[str]) -> None:
+        """A node of ``key`` came with a certificate, if there are ``files``."""
+        if files and self.terminator is not None:
+            crt, private_key, authority = files
+            self.terminator.announce(key, crt, private_key, authority)
 
     async def accept(self, listener: Listener) -> Accepting:
         """Accept HTTP clients on a socket."""

@@ -27,6 +27,7 @@ from uwgate.subscriptions.table import (
     Kind,
     Member,
     Table,
+    certificate,
     joining,
 )
 
@@ -254,9 +255,14 @@ class Registry:
             announcement.via,
             *(credentials or (0, 0, 0)),
         )
+        files = certificate(member.extra)
         member.extra = NOTHING if extra == NOTHING else Extra(*extra)
         fresh = not member.weight
-        if kind != member.kind or announcement.weight != member.weight:
+        if (
+            kind != member.kind
+            or announcement.weight != member.weight
+            or certificate(member.extra) != files
+        ):
             member.kind = self.table.kind(Kind(*kind))
             member.weight = announcement.weight
             member.marked = False

@@ -7,7 +7,8 @@ changes, and applying one twice is harmless.
 A change is a list, ready for JSON; ``key`` and ``address`` say which member::
 
     ["+", key, address, modifier1, modifier2, weight, backup, protocol, algo, joined]
-                              a member joined, or something about it changed
+                              a member joined, or something about it changed; behind that, if it
+                              brought them, the files of a certificate: sni_crt, sni_key, sni_ca
     ["-", key, address]       it left
     ["x", key, address]       it could not be reached: no requests until the next announcement
     ["o", key, address]       it is back
@@ -24,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 Change = list[Any]
 
 JOIN, LEAVE, MARK, REVIVE = "+", "-", "x", "o"
+FILES = 7  # where the files of a certificate begin, behind the address
 
 _LONG = 8  # members of a slot from which on their addresses are indexed
 
@@ -54,6 +56,14 @@ class Extra(NamedTuple):
 
 PLAIN = Kind()
 NOTHING = Extra()
+
+
+def certificate(extra: Extra) -> list[str]:
+    """``[sni_crt, sni_key, sni_ca]``, or nothing where one of the first two is missing: an sni_ca
+    alone may be a mark of ``resubscribe``."""
+    if not (extra.sni_crt and extra.sni_key):
+        return []
+    return [extra.sni_crt, extra.sni_key, extra.sni_ca]
 
 
 class Member:
@@ -228,12 +238,15 @@ class Table:
 
 def fill(member: Member, table: Table, values: list[Any]) -> None:
     """Set what a JOIN change says behind the address; the member is alive then."""
-    modifier1, modifier2, weight, backup, protocol, algo, joined = values
+    modifier1, modifier2, weight, backup, protocol, algo, joined, *files = values
     member.kind = table.kind(Kind(modifier1, modifier2, backup, protocol))
     member.weight = weight
     member.joined = joined
     member.marked = False
     member.slot.algo = algo
+    if files != certificate(member.extra):
+        crt, key, authority = files or ("", "", "")
+        member.extra = member.extra._replace(sni_crt=crt, sni_key=key, sni_ca=authority)
 
 
 def joining(member: Member) -> Change:
@@ -250,4 +263,5 @@ def joining(member: Member) -> Change:
         kind.protocol,
         slot.algo,
         member.joined,
+        *certificate(member.extra),
     ]

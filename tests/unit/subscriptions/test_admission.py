@@ -21,7 +21,7 @@ from uwgate.subscriptions import admission, identity
 from uwgate.subscriptions.admission import Registry
 from uwgate.subscriptions.identity import Refused, with_host
 from uwgate.subscriptions.packet import Announcement
-from uwgate.subscriptions.table import NOTHING, Kind, Member
+from uwgate.subscriptions.table import NOTHING, Extra, Kind, Member
 
 OTHER = "10.0.0.2:3031"
 
@@ -95,6 +95,19 @@ def test_a_refresh_changes_what_it_says(world: World) -> None:
     assert world.published[1][3:9] == [9, 0, 3, 2, "http", ""]
     assert world.counters["updated"] == 1
     assert world.counters["joined"] == 1
+
+
+def test_workers_are_told_of_other_files_of_a_certificate(world: World) -> None:
+    old = {"sni_crt": "/old.pem", "sni_key": "/k.pem"}
+    fields: dict[str, Any]
+    for fields in (old, {**old, "sni_crt": "/new.pem"}, {**old, "sni_ca": "!/ca.pem"}):
+        before = len(world.published)
+        world.receive(packet(**fields))
+        world.receive(packet(**fields, load=7))
+        assert len(world.published) == before + 1
+        member = world.worker.find(KEY, NODE)
+        assert member is not None
+        assert member.extra == Extra(**fields)
 
 
 def test_what_was_said_before_can_be_said_again(world: World) -> None:

@@ -15,14 +15,18 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from registry_tools import contents
 
 from uwgate.subscriptions.table import (
+    FILES,
     LEAVE,
     MARK,
+    NOTHING,
     PLAIN,
     REVIVE,
     Change,
+    Extra,
     Kind,
     Member,
     Table,
+    certificate,
     joining,
 )
 
@@ -265,3 +269,21 @@ class Tables(RuleBasedStateMachine):
 
 Tables.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestTables = Tables.TestCase
+
+
+def test_a_change_carries_the_files_of_a_certificate() -> None:
+    files = ["/c.pem", "/k.pem", "!/ca.pem"]
+    table, copied = Table(), Table()
+    table.apply(join())
+    member = table.apply([*join(), *files])
+    assert member is not None
+    assert certificate(member.extra) == files == joining(member)[3:][FILES:]
+    copied.apply(json.loads(json.dumps(joining(member))))
+    again = copied.find("k", "a:1")
+    assert again is not None
+    assert again.extra == member.extra
+    copied.apply(join())  # without them
+    assert again.extra == NOTHING
+    # A mark that went round a circle of routers is no file.
+    assert certificate(Extra(sni_ca="via:a,b")) == []
+    assert certificate(Extra(sni_crt="/c.pem")) == []
