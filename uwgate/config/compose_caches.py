@@ -75,7 +75,7 @@ def used_caches(
         if name not in caches:
             continue
         if name not in used:
-            message = f'nothing is kept in the cache "{name}"; caches of applications are not here'
+            message = f'nothing here uses the cache "{name}"; those of applications are uWSGI\'s'
             problems.warn(item.origin, item.key, message)
             continue
         for note in value.notes if isinstance(value, Cache2) else ():

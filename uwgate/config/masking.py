@@ -10,7 +10,8 @@ PEM = "-----BEGIN "
 HIDDEN = "***"
 
 _PEM_TEXT = re.compile(r"-----BEGIN .*?(?:-----END [^-]*-----|\Z)", re.DOTALL)
-_STORE_USER = re.compile(r"\b((?:redis|rediss|valkey|valkeys)://)\S*@", re.IGNORECASE)
+# "[[USER]" stands in our own messages.
+_STORE_USER = re.compile(r"\b((?:redis|valkey)s?://)(?!\[\[USER\])\S*@", re.IGNORECASE)
 _STORE_WORD = re.compile(r"([?&]password=)[^&\s'\"]*", re.IGNORECASE)
 _CACHE_SECRET = re.compile(r"(?<![A-Za-z0-9_-])(secret=)(?:\\.|[^,\\])*", re.DOTALL)
 

@@ -39,6 +39,7 @@ from uwgate.config.settings import (
     RequestLogSettings,
     SubscriptionSettings,
 )
+from uwgate.config.settings_tls import SessionSettings, TicketSettings, TlsSettings
 
 NODE = NodeSettings(Endpoint("tcp", "127.0.0.1:3031", host="127.0.0.1", port=3031))
 
@@ -185,7 +186,7 @@ def test_request_log(lines: str, expected: RequestLogSettings) -> None:
 # Fields that are composed of several options, or that only another gateway has an option for.
 _COMPOSED = {
     "http": "listeners nodes fallback mapper subscriptions variables keepalive keepalive_timeout"
-    " stud_prefix trusted_proxies trust_unix error_pages",
+    " stud_prefix trusted_proxies trust_unix error_pages tls",
     "fastrouter": "listeners nodes fallback mapper subscriptions modifier1 modifier2 variables"
     " node_keepalive_timeout body_buffer manage_expect raw_body chunked_input x_forwarded forwarded"
     " post_buffering_dir",
@@ -193,6 +194,9 @@ _COMPOSED = {
     "request_log": "",
     "subscriptions": "sign_digest sign_directory sign_skip_uids credentials",
     "announce": "entries use_credentials",
+    "tls": "sni sni_regexps sni_dirs dotsplit options alpn sessions tickets",
+    "sessions": "cache url",
+    "tickets": "source",
 }
 _SECTIONS: dict[str, type[Any]] = {
     "http": HttpSettings,
@@ -201,6 +205,9 @@ _SECTIONS: dict[str, type[Any]] = {
     "request_log": RequestLogSettings,
     "subscriptions": SubscriptionSettings,
     "announce": AnnounceSettings,
+    "tls": TlsSettings,
+    "sessions": SessionSettings,
+    "tickets": TicketSettings,
 }
 
 
@@ -374,14 +381,20 @@ def test_later_options_are_warned_about_once() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "https", "https2", "http-to-https", "https-export-cert", "rawrouter",
-        "sslrouter", "http-use-cache", "http-zerg",
+        "rawrouter", "forkptyrouter", "tuntap-router", "http-use-cache", "http-zerg",
     ],
 )  # fmt: skip
 def test_what_would_change_the_service_is_refused(name: str) -> None:
     assert ini_errors(f"{name} = x") == [
         f"standard input:2: {name}: not supported by this version"
         " (ignoring it would change what is served)"
+    ]
+
+
+def test_what_may_be_meant_instead_is_named() -> None:
+    assert ini_errors("sslrouter = :443,a,b") == [
+        "standard input:2: sslrouter: not supported by this version"
+        " (ignoring it would change what is served); https serves HTTP over TLS"
     ]
 
 
@@ -394,8 +407,8 @@ def test_commands_of_uwsgi_are_refused() -> None:
 @pytest.mark.parametrize(
     "names",
     [
-        "emperor daemonize daemonize2 master-fifo zerg static-map check-static sni"
-        " ssl-option http-harakiri stats",
+        "emperor daemonize daemonize2 master-fifo zerg static-map check-static stats-push"
+        " ssl-enable-compression http-harakiri",
     ],
 )
 def test_known_for_later(names: str) -> None:
@@ -411,6 +424,7 @@ def test_known_for_later(names: str) -> None:
         "module", "wsgi-file", "processes", "workers", "threads", "harakiri", "plugins", "plugin",
         "env", "callable", "pythonpath", "virtualenv", "home", "need-app", "lazy-apps",
         "enable-threads", "buffer-size", "cheaper", "route", "mount", "http-socket",
+        "https-socket", "suwsgi-socket", "ssl-socket",
         "max-requests", "gevent", "cgi", "rack", "psgi",
     ],
 )  # fmt: skip
