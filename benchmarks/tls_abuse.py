@@ -14,6 +14,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -156,28 +157,32 @@ def _ended(sock: socket.socket) -> bool:
         return True
 
 
-def renegotiations(port: int, count: int) -> int:
-    """How many of ``count`` attempts of openssl's client to renegotiate (TLS 1.2) were granted."""
-    granted = 0
-    argv = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-tls1_2", "-quiet"]
+def renegotiations(port: int, count: int) -> tuple[int, int]:
+    """``(tried, granted)``: how often openssl's client asked to renegotiate a TLS 1.2 connection,
+    of ``count`` times, and how often it was allowed to."""
+    argv = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-tls1_2", "-msg"]
+    tried = granted = 0
     for _ in range(count):
         with subprocess.Popen(
-            [*argv, "-msg"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         ) as client:
             assert client.stdin is not None
-            try:
-                client.stdin.write(b"R\n")
-                client.stdin.flush()
-                output, _ = client.communicate(timeout=PATIENCE)
-            except (subprocess.TimeoutExpired, BrokenPipeError):
-                client.kill()
-                output, _ = client.communicate()
-        # One ServerHello is that of the first handshake.
-        granted += output.count(b"ServerHello") > 1 + output.count(b"ServerHelloDone")
-    return granted
+            assert client.stdout is not None
+            end = threading.Timer(PATIENCE, client.kill)
+            end.start()
+            client.stdin.write(b"R\n")
+            client.stdin.flush()
+            asked = False
+            for line in client.stdout:
+                if line.startswith(b"RENEGOTIATING"):
+                    asked = True
+                elif asked and (line.endswith(b" ServerHello\n") or b"no_renegotiation" in line):
+                    tried += 1
+                    granted += line.endswith(b" ServerHello\n")
+                    break
+            end.cancel()
+            client.kill()
+    return tried, granted
 
 
 # --- the good client ------------------------------------------------------------------------------

@@ -321,7 +321,6 @@ WORKLOADS = (
         (heads.BROWSER,),
         _LEAN,
         limits=_EQUAL,
-        p99_limits=_P99,
         tls=True,
     ),
     _handshakes("1.3", resume=False),
