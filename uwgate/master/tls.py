@@ -86,7 +86,7 @@ class Tls:
         remote = sessions = None
         if hooks is not None:
             if tls.tickets.enabled:
-                self._tickets = self._ticket_keys(tls)
+                self._tickets = TicketKeys(tls.tickets, tls.sessions.timeout, self._log.line)
             store, remote = self._store(tls)
             if store is not None:
                 sender = self.senders.get(tls.sessions.cache)
@@ -102,13 +102,10 @@ class Tls:
             log=self._log.line,
         )
         if is_store(tls.tickets.source) and self._tickets is not None:
-            terminator.distributed = RedisTicketKeys(tls.tickets, self._tickets, self._log.line)
+            terminator.distributed = RedisTicketKeys(
+                tls.tickets, self._tickets, self._log.line, timeout=tls.sessions.timeout
+            )
         return terminator
-
-    def _ticket_keys(self, tls: TlsSettings) -> TicketKeys:
-        source = tls.tickets.source
-        file = "" if is_store(source) else source
-        return TicketKeys(tls.tickets, tls.sessions.timeout, self._log.line, file=file)
 
     def _store(self, tls: TlsSettings) -> tuple[Store | None, RedisStore | None]:
         sessions = tls.sessions

@@ -21,7 +21,7 @@ from typing import Protocol
 from uwgate.config.settings import SubscriptionSettings
 from uwgate.observe.subscribed import STEP, Reports, Slots, SlotTotals
 from uwgate.observe.sums import NodeTotals
-from uwgate.subscriptions.table import Member, Slot, Table
+from uwgate.subscriptions.table import Member, Slot, Table, certificate
 
 JSON_NODES = 10_000
 """Most nodes in the document."""
@@ -206,7 +206,7 @@ def subscriptions_json(
 def _slot(group: Group, certified: str) -> dict[str, object]:
     slot = group.slot
     enabled = group.view.name == certified and any(
-        member.extra.sni_key and member.extra.sni_crt for member in group.members
+        certificate(member.extra) for member in group.members
     )
     return {
         "key": plain(slot.key),
