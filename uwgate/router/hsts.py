@@ -83,5 +83,5 @@ class HstsFront(Http1Front):
         super().upgraded(self.hsts.mark(head) if head is not None else None)
 
     def error_lines(self) -> bytes:
-        """The field, for a response of our own."""
-        return self.hsts.line
+        """The field, for a response of our own, unless the client spoke in clear text."""
+        return self.hsts.line if self.tls is not None else b""
