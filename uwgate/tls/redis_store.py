@@ -185,11 +185,12 @@ class RedisStore:
 
     async def _run(self) -> None:
         pause = FIRST_PAUSE
-        while True:
+        while self._task is not None:  # the library may swallow that the task is cancelled
             client = connect(self._url)
             began = time.monotonic()
             try:
                 await self._serve(client)
+                return
             except Exception as error:  # whatever the library makes of what it is sent
                 self.errors += 1
                 # A connection that was good may end for no bad reason: nobody gives up before the
@@ -218,12 +219,12 @@ class RedisStore:
         self._give_up()
 
     async def _serve(self, client: Any) -> None:
-        """Round trips, until one fails."""
+        """Round trips, until one fails or the store is closed."""
         assert self._wanted is not None
         async with asyncio.timeout(PATIENCE):
             await client.ping()
         self._came()
-        while True:
+        while self._task is not None:
             if not self._unsent and not self._writes:
                 self._wanted.clear()
                 await self._wanted.wait()

@@ -105,10 +105,10 @@ class RedisTicketKeys:
 
     async def _run(self) -> None:
         pause = FIRST_PAUSE
-        while True:
+        while self._task is not None:  # the library may swallow that the task is cancelled
             client = connect(self._url)
             try:
-                while True:
+                while self._task is not None:
                     if self._epoch() in self._keys:
                         self._use()  # not only when Redis has answered
                     async with asyncio.timeout(PATIENCE):
@@ -121,6 +121,8 @@ class RedisTicketKeys:
                 self._went(error)
             finally:
                 await hang_up(client)
+            if self._task is None:
+                return
             self._use()
             await asyncio.sleep(self._until_next(pause))
             pause = min(LONGEST_PAUSE, pause * 2)
