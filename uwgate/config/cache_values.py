@@ -13,12 +13,12 @@ Every function raises ``ValueError`` with one sentence that says what is wrong a
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from uwgate.config import values
+from uwgate.config import addresses, values
+from uwgate.config.settings import Endpoint
 from uwgate.config.tls_values import key_values, unknown
 
 MAX_ITEMS = 1 << 26
@@ -30,7 +30,6 @@ _IDLE = (
     "ignore_full", "purge_lru", "lru", "sweep_on_full", "clear_on_full", "no_expire",
     "lazy_expire", "lazy", "sync",
 )  # fmt: skip
-_PORT = re.compile(r"[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +40,25 @@ class Cache2:
     notes: tuple[str, ...] = ()
 
 
-def _datagram(text: str, any_host: str) -> str:
-    host, colon, port = text.rpartition(":")
-    if not colon or not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
-        raise ValueError(f"{text!r} is not complete; expected IPV4:PORT")
-    try:
-        return f"{ipaddress.IPv4Address(host or any_host)}:{int(port)}"
-    except ValueError:
-        message = f"{host!r} is not an IPv4 address (names and IPv6 are not possible here)"
-        raise ValueError(message) from None
+def _datagram(endpoint: Endpoint, text: str, any_host: str) -> str:
+    if endpoint.kind != "tcp" or not endpoint.port:
+        raise ValueError(f"{text!r} is no address for datagrams; expected HOST:PORT")
+    host = endpoint.host or any_host
+    if ":" not in host:
+        return f"{host}:{endpoint.port}"
+    if ipaddress.IPv6Address(host).is_multicast:
+        raise ValueError(f"{text!r} is a group of IPv6; expected one of IPv4, or no group")
+    return f"[{host}]:{endpoint.port}"
 
 
 def receiver(text: str) -> str:
-    """Where updates arrive -> ``ipv4:port``; no host means all addresses of this machine."""
-    return _datagram(text, "0.0.0.0")
+    """Where updates arrive -> ``host:port``; no host means all addresses of this machine."""
+    return _datagram(addresses.listening(text), text, "0.0.0.0")
 
 
 def target(text: str) -> str:
-    """Where updates are sent -> ``ipv4:port``; no host means this machine."""
-    return _datagram(text, "127.0.0.1")
+    """Where updates are sent -> ``host:port``; no host means this machine."""
+    return _datagram(addresses.connecting(text), text, "127.0.0.1")
 
 
 def _several(convert: Callable[[str], str]) -> Callable[[str], tuple[str, ...]]:

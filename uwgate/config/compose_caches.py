@@ -93,7 +93,7 @@ def _check_exchange(each: Value, cache: CacheSettings, problems: Problems) -> No
     if itself:
         message = f'the cache "{cache.name}" sends its changes to itself ({", ".join(itself)})'
         problems.warn(item.origin, item.key, message)
-    if not cache.secret and any(not a.startswith("127.") for a in (*cache.udp, *cache.nodes)):
+    if not cache.secret and not all(map(_is_here, (*cache.udp, *cache.nodes))):
         message = (
             f'sessions of the cache "{cache.name}" travel in clear text, and whoever can send to'
             " it changes them (as with uWSGI); between uwgate instances a secret protects them"
@@ -105,4 +105,9 @@ def _check_exchange(each: Value, cache: CacheSettings, problems: Problems) -> No
 
 
 def _is_group(address: str) -> bool:
-    return 224 <= int(address.partition(".")[0]) <= 239
+    first = address.partition(".")[0]
+    return first.isdecimal() and 224 <= int(first) <= 239
+
+
+def _is_here(address: str) -> bool:
+    return address.startswith(("127.", "[::1]:", "localhost:"))

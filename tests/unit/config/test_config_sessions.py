@@ -222,6 +222,10 @@ def test_the_old_cache() -> None:
             ),
         ),
         (
+            "items=9,node=gw.example:1;[::1]:2,udp=[::]:3",
+            CacheSettings(items=9, nodes=("gw.example:1", "[::1]:2"), udp=("[::]:3",)),
+        ),
+        (
             r"items=9,secret=0\1\2,nodes=127.0.0.1:3;127.0.0.2:4",
             CacheSettings(
                 items=9, secret=SECRET[:3], nodes=("127.0.0.1:3", "127.0.0.2:4")
@@ -243,16 +247,15 @@ def test_cache2(value: str, expected: CacheSettings) -> None:
         ("cache = 1", "cache: '1' is out of range; expected 2 to 67108864"),
         ("cache-blocksize = 0", "cache-blocksize: '0' is out of range; expected 1 to 16777216"
          " bytes"),
-        ("cache-udp-server = 10.0.0.1", "cache-udp-server: '10.0.0.1' is not complete;"
-         " expected IPV4:PORT"),
-        ("cache-udp-node = gw:7171", "cache-udp-node: 'gw' is not an IPv4 address (names and IPv6"
-         " are not possible here)"),
-        ("cache-udp-node = [::1]:7171", "cache-udp-node: '[::1]' is not an IPv4 address (names"
-         " and IPv6 are not possible here)"),
-        ("cache-udp-node = 10.0.0.1:0", "cache-udp-node: '10.0.0.1:0' is not complete;"
-         " expected IPV4:PORT"),
-        ("cache-udp-node = 10.0.0.1:65536", "cache-udp-node: '10.0.0.1:65536' is not complete;"
-         " expected IPV4:PORT"),
+        ("cache-udp-server = 10.0.0.1", "cache-udp-server: '10.0.0.1' has no port; write"
+         " 10.0.0.1:PORT"),
+        ("cache-udp-server = /run/x", "cache-udp-server: '/run/x' is no address for datagrams;"
+         " expected HOST:PORT"),
+        ("cache-udp-server = :0", "cache-udp-server: ':0' is no address for datagrams;"
+         " expected HOST:PORT"),
+        ("cache-udp-node = 10.0.0.1:0", "cache-udp-node: '0' is not a port; expected 1 to 65535"),
+        ("cache-udp-node = [ff02::1]:1", "cache-udp-node: '[ff02::1]:1' is a group of IPv6;"
+         " expected one of IPv4, or no group"),
         ("cache-secret =", "cache-secret: the secret is empty"),
         ("multicast-loop = 2", "multicast-loop: '2' is out of range; expected 0 to 1"),
         ("cache2 = name=x", "cache2: items= is missing; expected name=NAME,items=NUMBER"),
@@ -260,7 +263,8 @@ def test_cache2(value: str, expected: CacheSettings) -> None:
         ("cache2 = items=many", "cache2: items: 'many' is not a number; expected a whole number"),
         ("cache2 = items=9,hash=md5", "cache2: hash: 'md5' is not known; expected one of djb33x,"
          " murmur2"),
-        ("cache2 = items=9,udp=x", "cache2: udp: 'x' is not complete; expected IPV4:PORT"),
+        ("cache2 = items=9,udp=x", "cache2: udp: 'x' is no address for datagrams;"
+         " expected HOST:PORT"),
         ("cache = 9\ncache2 = items=9", 'cache2: there is a cache "default" already'),
         ("cache2 = items=67108864,blocksize=16m", "cache2: 67108864 items of 16777216 bytes are"
          " more than 4398046511104 bytes"),
@@ -305,12 +309,19 @@ def test_what_is_dangerous_about_an_exchange() -> None:
         'sessions of the cache "default" travel in clear text, and whoever can send to it changes'
         " them (as with uWSGI); between uwgate instances a secret protects them"
     )
-    for line in ("cache-udp-server = 225.1.1.1:7171", "cache-udp-node = 10.0.0.1:7171"):
+    for line in (
+        "cache-udp-server = 225.1.1.1:7171",
+        "cache-udp-node = 10.0.0.1:7171",
+        "cache-udp-node = [2001:db8::1]:7171",
+        "cache-udp-node = gw.example:7171",
+    ):
         assert remarks(f"cache = 9\n{USE}\n{line}") == [f"cache: {clear}"]
         assert remarks(f"cache = 9\n{USE}\n{line}\ncache-secret = {'x' * 16}") == []
     assert remarks(f"cache = 9\n{USE}\ncache-udp-node = :7171\ncache-secret = xyz") == [
         "cache: the secret is short; 16 random characters and more are safe"
     ]
+    for here in ("127.0.0.1", "localhost", "[::1]"):
+        assert remarks(f"cache2 = items=9,node={here}:7171\n{USE}") == []
     assert remarks(f"cache2 = items=9,udp=127.0.0.1:7171,node=127.0.0.1:7171\n{USE}") == [
         'cache2: the cache "default" sends its changes to itself (127.0.0.1:7171)'
     ]
