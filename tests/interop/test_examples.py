@@ -8,16 +8,21 @@ import os
 import pwd
 import re
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from support.certificates import Pair
 from support.client import Client as RawClient
-from support.client import Reply
+from support.client import Reply, Truncated
 from support.fast import post
 from support.nodes import Node, RawHttpNode, RawUwsgiNode, SeenUwsgi
+from support.tls import TlsClient, client_context
 from support.waiting import free_port, wait_until
 
+from interop.furnished import SITE, Furnished
 from interop.observing import probe, stats, wait_ready
 from interop.peers import ROOT, Peer, check, uwgate
 from interop.subscribing import Keys, announce_once
@@ -43,6 +48,7 @@ class Stage:
         self.datagrams: dict[str, str] = {}
         self.run = where / "run"
         self.run.mkdir()
+        self.furnished = Furnished(where)
         for name in SOCKETS:
             node = self._node(name, RawUwsgiNode("unix"))
             (self.run / f"{name}.sock").symlink_to(node.path)
@@ -73,7 +79,7 @@ class Stage:
         own = {"uid": pwd.getpwuid(os.getuid()).pw_name, "gid": grp.getgrgid(os.getgid()).gr_name}
         text = TCP.sub(self._address, text)
         text = text.replace("/run/app", str(self.run))
-        text = text.replace("/etc/uwgate/keys", str(self.where))
+        text = self.furnished.adapt(text).replace("/etc/uwgate/keys", str(self.where))
         text = text.replace("@app2", self.nodes["@app2"].address)
         return re.sub(r"(?m)^(uid|gid) = .*", lambda m: f"{m[1]} = {own[m[1]]}", text)
 
@@ -84,6 +90,18 @@ class Stage:
 
     def seen(self, name: str) -> list[SeenUwsgi]:
         return [each for each in self.nodes[name].seen if isinstance(each, SeenUwsgi)]
+
+    def ask_tls(
+        self, name: str, request: str = "GET / HTTP/1.1", *, at: str = "", pair: Pair | None = None
+    ) -> tuple[Reply, x509.Certificate]:
+        """One request over TLS to ``name``; the certificate that was shown (and verified)."""
+        host, _, port = self.addresses[at or "127.0.0.1:8443"].rpartition(":")
+        context = client_context(self.furnished.authority, pair=pair)
+        with TlsClient((host, int(port)), context, name=name) as client:
+            der = client.sock.getpeercert(binary_form=True)
+            assert der is not None
+            reply = client.ask(f"{request}\r\nHost: {name}\r\n\r\n".encode())
+        return reply, x509.load_der_x509_certificate(der)
 
     def ask(
         self, head: str = "GET / HTTP/1.1", host: str = "h", at: str = "", raw: bytes = b""
@@ -231,6 +249,69 @@ def federation(stage: Stage, running: Peer) -> None:
     assert (heard.key, heard.address) == ("example.com", stage.addresses["127.0.0.1:3017"])
 
 
+def https(stage: Stage, running: Peer) -> None:
+    reply, _ = stage.ask_tls("example.com", at="0.0.0.0:443")
+    assert reply.status == 200
+    assert reply.get(b"strict-transport-security") == b"max-age=31536000"
+    (seen,) = stage.seen("127.0.0.1:3031")
+    assert seen.var(b"HTTPS") == b"on"
+    reply = stage.ask("POST /x HTTP/1.1", "example.com:80", at="0.0.0.0:80")
+    assert (reply.status, reply.get(b"location")) == (301, b"https://example.com/x")
+
+
+def sni(stage: Stage, running: Peer) -> None:
+    for name, subject in (
+        ("example.com", "example.com"),
+        ("one.example", "one.example"),
+        ("www.shop.example", "shop.example"),
+        ("www.blog.example", "blog.example"),
+        ("a.www.blog.example", "blog.example"),
+        ("m.two.example", "two.example"),
+        (SITE, SITE),
+    ):
+        reply, certificate = stage.ask_tls(name)
+        assert reply.status == 200
+        assert certificate.subject.rfc4514_string() == f"CN={subject}", name
+
+
+def client_certificates(stage: Stage, running: Peer) -> None:
+    with pytest.raises((ssl.SSLError, OSError, Truncated)):
+        stage.ask_tls("example.com")
+    alice = stage.furnished.authority.issue("alice")
+    forged = "GET / HTTP/1.1\r\nX-SSL-Client-S-DN: /CN=root"
+    reply, _ = stage.ask_tls("example.com", forged, pair=alice)
+    assert reply.status == 200
+    (seen,) = stage.seen("127.0.0.1:3031")
+    assert seen.var(b"HTTPS_DN") == b"/CN=alice"
+    assert seen.var(b"HTTPS_CLIENT_CERTIFICATE") == alice.der
+    assert seen.var(b"HTTPS_CC") == alice.cert.read_bytes()
+    assert b"/CN=root" not in seen.raw
+
+
+def scaling_tls(stage: Stage, running: Peer) -> None:
+    host, _, port = stage.addresses["127.0.0.1:8443"].rpartition(":")
+    context = client_context(stage.furnished.authority, version=ssl.TLSVersion.TLSv1_2)
+    stats_address = stage.addresses["127.0.0.1:9191"]
+    wait_ready(stats_address, 8)
+    session = None
+    for number in range(10):
+        with TlsClient((host, int(port)), context, name="example.com", session=session) as client:
+            assert client.ask(b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").status == 200
+            assert client.sock.session_reused is (number > 0)
+            session = client.sock.session
+    found = stats(stats_address)
+    (cache,) = found["caches"]
+    assert (cache["items"], cache["hits"], cache["miss"], cache["max_items"]) == (1, 9, 0, 20000)
+    assert cache["sync"]["sent"] >= 1
+    assert found["tls"]["resumed"] == {"TLSv1.2": 9}
+
+
+def http_to_https(stage: Stage, running: Peer) -> None:
+    assert stage.ask(host="h:8080").get(b"location") == b"https://h/"
+    reply = stage.ask(host="h:8081", at="127.0.0.1:8081")
+    assert reply.get(b"location") == b"https://h:8443/"
+
+
 TESTS: dict[str, Callable[[Stage, Peer], None]] = {
     "one-node.ini": one_node,
     "fastrouter.ini": fastrouter,
@@ -247,6 +328,11 @@ TESTS: dict[str, Callable[[Stage, Peer], None]] = {
     "subscriptions.ini": subscriptions,
     "signed-subscriptions.ini": signed_subscriptions,
     "federation.ini": federation,
+    "https.ini": https,
+    "sni.ini": sni,
+    "client-certificates.ini": client_certificates,
+    "scaling-tls.ini": scaling_tls,
+    "http-to-https.yaml": http_to_https,
 }
 
 
