@@ -9,6 +9,7 @@ import struct
 import subprocess
 import termios
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from support.waiting import free_port, wait_until
 
 from interop.observing import stats, wait_ready
 from interop.peers import Peer, accepts, curl, needs, script, uwsgi
+from interop.redis_peer import redis_server
 from interop.test_observing import SAMPLE, read_screen
 
 WORKERS = 8
@@ -30,24 +32,25 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 class Scaled:
-    """The first setup of "Scaling SSL connections": eight workers and one cache."""
+    """A gateway with so many workers: eight and one cache are the first setup of "Scaling SSL
+    connections"."""
 
-    def __init__(self, gateway: Gateway, port: int, address: str) -> None:
+    def __init__(self, gateway: Gateway, port: int, address: str, workers: int = WORKERS) -> None:
         self.gateway = gateway
         self.port = port
         self.address = address
-        wait_ready(address, WORKERS)
+        wait_ready(address, workers)
 
     def cache(self) -> dict[str, Any]:
         (cache,) = stats(self.address)["caches"]
         return cache  # type: ignore[no-any-return]
 
-    def connect(self, *options: str) -> str:
-        """A TLS 1.2 client that reads one response; what ``openssl s_client`` says."""
+    def connect(self, *options: str, version: str = "-tls1_2") -> str:
+        """A client that reads one response; what ``openssl s_client`` says."""
         done = subprocess.run(
             [
                 *(needs("openssl"), "s_client", "-connect", f"127.0.0.1:{self.port}"),
-                *("-tls1_2", "-ign_eof", *options),
+                *(version, "-ign_eof", *options),
             ],
             input=b"GET / HTTP/1.1\r\nHost: foobar\r\nConnection: close\r\n\r\n",
             capture_output=True,
@@ -165,3 +168,57 @@ def test_uwsgitop(scaled: Scaled) -> None:
         process.kill()
         process.wait()
         os.close(main)
+
+
+@contextmanager
+def of_redis(files: Pair, node: Peer, *options: str) -> Iterator[Scaled]:
+    """One machine of several, with two workers."""
+    port, address = free_port(), f"127.0.0.1:{free_port()}"
+    words = ["--https-session-context", "foobar", "--http-processes", "2"]
+    words += ["--https", f"127.0.0.1:{port},{files.cert},{files.key}", "--http-stats", address]
+    with running(*words, "--http-to", node.address, *options) as gateway:
+        yield Scaled(gateway, port, address, 2)
+
+
+def store(machine: Scaled) -> dict[str, int]:
+    return stats(machine.address)["tls"]["store"]  # type: ignore[no-any-return]
+
+
+def test_sessions_in_redis(files: Pair, uwsgi_app: Peer, tmp_path: Path) -> None:
+    session = str(tmp_path / "session")
+    with redis_server(tmp_path) as redis:
+        option = f"--ssl-sessions-use-cache={redis.url}"
+        with (
+            of_redis(files, uwsgi_app, option) as one,
+            of_redis(files, uwsgi_app, option) as two,
+        ):
+            for machine in (one, two):
+                wait_until(lambda machine=machine: store(machine)["connected"] == 2, "Redis")
+            assert "New, TLSv1.2" in one.connect("-sess_out", session)
+            for _ in range(4):
+                assert "Reused, TLSv1.2" in two.connect("-sess_in", session)
+            counts = store(two)
+            assert counts["hits"] == 4
+            assert counts["misses"] == counts["timeouts"] == 0
+            body = curl("--fail", f"http://{two.address}/metrics").stdout.decode()
+            assert 'uwgate_tls_store_events_total{event="hits"} 4' in body
+            assert "uwgate_tls_store_connected_workers 2" in body
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_ticket_keys_in_redis(
+    files: Pair, uwsgi_app: Peer, tmp_path: Path, version: str
+) -> None:
+    session = str(tmp_path / "session")
+    with redis_server(tmp_path) as redis:
+        option = f"--ssl-ticket-keys={redis.url}"
+        with (
+            of_redis(files, uwsgi_app, option) as one,
+            of_redis(files, uwsgi_app, option) as two,
+        ):
+            for machine in (one, two):
+                found = machine.gateway
+                wait_until(lambda found=found: found.log.count("are those in Redis") == 2, "keys")
+            assert "New, " in one.connect("-sess_out", session, version=version)
+            for _ in range(4):
+                assert "Reused, " in two.connect("-sess_in", session, version=version)
