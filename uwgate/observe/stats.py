@@ -178,7 +178,7 @@ def _tls(tls: TlsTotals) -> dict[str, object]:
         "contexts": tls.contexts,
         "certificates": [
             {"source": key.source, "name": plain(key.name), "not_after": end}
-            for key, end in sorted(tls.certificates.items())
+            for key, end in tls.expiring()
         ],
     }
     if tls.store:

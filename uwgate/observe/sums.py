@@ -6,8 +6,10 @@ Counters and gauges are told apart: a counter (requests, bytes) outlives its wor
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 Snapshot = dict[str, Any]
@@ -23,6 +25,8 @@ what is behind ``nodes`` only where there is something to say. A worker that nev
 
 GAUGES = frozenset({"connections", "active_requests"})
 STORE_GAUGES = frozenset({"connected"})
+CERTIFICATES = 1_000
+"""Most certificates that are shown one by one."""
 
 
 class NodeKey(NamedTuple):
@@ -182,6 +186,11 @@ class TlsTotals:
             certificate = CertificateKey(str(each.get("source", "")), str(each.get("name", "")))
             end = number(each, "not_after")
             self.certificates[certificate] = min(end, self.certificates.get(certificate, end))
+
+    def expiring(self) -> list[tuple[CertificateKey, int]]:
+        """The certificates by name; of more than CERTIFICATES those that end first."""
+        found = self.certificates.items()
+        return sorted(heapq.nsmallest(CERTIFICATES, found, key=itemgetter(1)))
 
 
 @dataclass(slots=True)

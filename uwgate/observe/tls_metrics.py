@@ -53,7 +53,7 @@ def _of_tls(sums: Sums, tls: TlsTotals) -> Iterator[Family]:
         "When the certificate expires, epoch seconds; of several versions in use the earliest.",
         [
             ({"source": key.source, "name": key.name}, end)
-            for key, end in sorted(tls.certificates.items())
+            for key, end in tls.expiring()
         ],
     )
     if not tls.store:

@@ -113,6 +113,17 @@ def test_of_a_certificate_that_workers_have_in_two_versions_the_earlier_end_coun
     assert series(two)[name] == "2100000000"
 
 
+def test_of_many_certificates_those_are_shown_that_end_first() -> None:
+    many = [
+        {"source": "sni", "name": f"{number:05}.example", "not_after": 2_000_000_000 - number}
+        for number in range(3000)
+    ]
+    shown_now = shown(encrypting(certificates=many))["tls"]["certificates"]
+    assert [each["name"] for each in shown_now] == [each["name"] for each in many[2000:]]
+    metrics = series(encrypting(certificates=many))
+    assert sum("certificate_not_after" in name for name in metrics) == len(shown_now) == 1000
+
+
 def test_counters_of_the_distributed_store() -> None:
     store = {"connected": 1, "hits": 9, "timeouts": 1}
     metrics = series(encrypting(1, store=store), encrypting(2, store=store))
