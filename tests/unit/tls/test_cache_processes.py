@@ -15,7 +15,7 @@ import uwgate.tls.cache
 from uwgate.config.settings_tls import CacheSettings
 from uwgate.tls.cache import SharedCache
 
-FAR = int(time.time()) + 100_000
+FAR = 1 << 40
 MODULE = uwgate.tls.cache.__file__
 
 
