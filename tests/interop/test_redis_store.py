@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -277,6 +278,50 @@ def test_a_restart_that_nobody_notices(redis: RedisServer) -> None:
             await store.look_up(KEY)
             assert store.get(KEY) == SESSION
             assert store.lines == ["TLS sessions: Redis is there"]
+
+    run(main())
+
+
+def test_a_connection_that_breaks_within_a_lookup(redis: RedisServer) -> None:
+    """The first one does; the next is in time for the same handshake."""
+
+    async def main() -> None:
+        broken: list[int] = []
+
+        async def pass_on(near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+            far, forth = await asyncio.open_unix_connection(str(redis.path))
+            with contextlib.closing(back), contextlib.closing(forth):
+                while data := await near.read(65536):
+                    if b"MGET" in data and not broken:
+                        broken.append(1)
+                        return
+                    forth.write(data)
+                    back.write(await far.read(65536))
+
+        server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        store = Store(f"redis://127.0.0.1:{port}", deadline=5.0)
+        async with server, started(store):
+            redis.command("SET", b"uwgate:session:" + KEY, SESSION)
+            await store.connected()
+            await asyncio.sleep(0.15)  # not one that ends as soon as it begins
+            await store.look_up(KEY)
+            assert store.get(KEY) == SESSION
+            assert broken == [1]
+            assert store.lines == ["TLS sessions: Redis is there"]
+            assert store.errors == 1
+
+    run(main())
+
+
+def test_sessions_kept_here_are_few(redis: RedisServer) -> None:
+    async def main() -> None:
+        store = Store(redis.url)
+        async with started(store):
+            for number in range(5000):
+                store.set(b"%d" % number, b"x", later())
+            assert store.get(b"4999") == b"x"
+            assert store.get(b"0") is None
 
     run(main())
 

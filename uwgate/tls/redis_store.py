@@ -54,7 +54,7 @@ class RedisStore:
     """
 
     def __init__(self, settings: SessionSettings, log: Callable[[str], None]) -> None:
-        check_address(settings.url, "ssl-sessions")
+        check_address(settings.url, "ssl-sessions-use-cache")
         self._url = settings.url
         self._deadline = settings.deadline
         self._log = log
@@ -66,7 +66,8 @@ class RedisStore:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wanted: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
-        self._works: bool | None = None  # None: not known yet
+        self._works: bool | None = None  # None: not known yet, or not any more
+        self._said: bool | None = None
         self._refused = False
         self.hits = self.misses = self.timeouts = self.errors = self.dropped = 0
 
@@ -208,15 +209,19 @@ class RedisStore:
             pause = min(LONGEST_PAUSE, pause * 2)
 
     def _came(self) -> None:
-        if self._works is not True:
-            self._works = True
-            self._log("TLS sessions: Redis is there")
+        self._works = True
+        self._say(True, "TLS sessions: Redis is there")
 
     def _went(self, error: Exception) -> None:
-        if self._works is not False:
-            self._works = False
-            self._log(f"TLS sessions: Redis is away, handshakes are full ones: {reason(error)}")
+        self._works = False
+        self._say(False, f"TLS sessions: Redis is away, handshakes are full ones: {reason(error)}")
         self._give_up()
+
+    def _say(self, works: bool, line: str) -> None:
+        """Only what is new."""
+        if self._said is not works:
+            self._said = works
+            self._log(line)
 
     async def _serve(self, client: Any) -> None:
         """Round trips, until one fails or the store is closed."""
