@@ -37,8 +37,8 @@ from uwgate.tls.redis_client import (
 
 KEY_SIZE = 80
 _PREFIX = "uwgate:ticket-key:"
-_MOST = 16  # keys that a process knows
-_MOST_OLD = 8  # epochs back, with epochs that are shorter than sessions
+_MOST = 512  # keys that a process knows
+_MOST_OLD = 500  # epochs back, with epochs that are shorter than sessions
 _LOOK = 30.0  # seconds after which Redis is asked again, in case that it has lost what it had
 _LONGEST_CHAIN = 1000
 
@@ -148,7 +148,8 @@ class RedisTicketKeys:
         now = self._clock()
         epoch = int(now // self._rotate)
         made = (epoch, epoch + 1)
-        wanted = (*made, *(epoch - back for back in range(1, self._old + 1)))
+        old = (epoch - back for back in range(1, self._old + 1))
+        wanted = [*made, *(each for each in old if each not in self._shared)]
         pipe = client.pipeline(transaction=False)
         for each in made:
             life = (each + 2) * self._rotate + self._timeout - now
