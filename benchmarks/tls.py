@@ -286,7 +286,9 @@ def abuse(run: Run) -> Iterator[Figure]:
         for _ in range(run.options.rounds):
             calm = tls_abuse.GoodClient(instance.port, seconds, run.load_core).result()
             good = tls_abuse.GoodClient(instance.port, seconds, run.load_core)
-            found = tls_abuse.storm(instance.port, stalled, stalled // 20, 4.0 * HEADERS_TIMEOUT)
+            found = tls_abuse.storm_apart(
+                run.load_core, instance.port, stalled, stalled // 20, 4.0 * HEADERS_TIMEOUT
+            )
             stormy = good.result()
             kept.append(stormy.kept / calm.kept)
             fresh.append(stormy.fresh / calm.fresh)

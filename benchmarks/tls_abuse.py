@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from benchmarks.certificates import HOST
+from benchmarks.measured import Said, apart
 from benchmarks.procs import on_core, trusting
 from benchmarks.rolling_client import quantile
 from benchmarks.tls_client import PATIENCE, ROOT
@@ -137,6 +138,18 @@ def storm(port: int, stalled: int, nonsense: int, patience: float) -> Storm:
         each.sock.close()
     epoll.close()
     return found
+
+
+def storm_apart(core: int, port: int, stalled: int, nonsense: int, patience: float) -> Storm:
+    """The same in a process of its own on ``core``, which makes way for the good client there."""
+
+    def work() -> Said:
+        os.nice(19)
+        found = storm(port, stalled, nonsense, patience)
+        return {name: getattr(found, name) for name in Storm.__slots__}
+
+    said = apart(core, work)
+    return Storm(Counter(said["opened"]), said["lives"], said["left"])
 
 
 def _trickle(bad: dict[int, _Bad]) -> None:

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from support.furnished import Furnished
 
-from interop.furnished import Furnished
 from interop.peers import ROOT, check
 
 BLOCK = re.compile(r"(?ms)^```(ini|yaml|json|xml)\n(.*?)^```$")

@@ -18,11 +18,11 @@ from support.certificates import Pair
 from support.client import Client as RawClient
 from support.client import Reply, Truncated
 from support.fast import post
+from support.furnished import SITE, Furnished
 from support.nodes import Node, RawHttpNode, RawUwsgiNode, SeenUwsgi
 from support.tls import TlsClient, client_context
 from support.waiting import free_port, wait_until
 
-from interop.furnished import SITE, Furnished
 from interop.observing import probe, stats, wait_ready
 from interop.peers import ROOT, Peer, check, uwgate
 from interop.subscribing import Keys, announce_once

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.furnished import Furnished
 
 from uwgate.cli import main
 from uwgate.config.settings import HttpSettings
@@ -113,10 +114,11 @@ def test_configurations_of_a_page_are_taken(
     (function,) = re.findall(r"(?ms)^```python\n(.*?)^```$", text) or ["def node_of(key): ..."]
     (tmp_path / "router.py").write_text(function)
     (tmp_path / "502.html").write_text("away")
+    furnished = Furnished(tmp_path)
     blocks = re.findall(r"(?ms)^```ini\n(.*?)^```$", text)
     assert blocks
     for number, block in enumerate(blocks):
-        block = block.replace("router.py", str(tmp_path / "router.py"))
+        block = furnished.adapt(block).replace("router.py", str(tmp_path / "router.py"))
         block = block.replace("/srv/errors", str(tmp_path)).replace("www-data", "root")
         if not block.startswith("["):
             block = "[uwsgi]\nhttp = :8080\n" + block
