@@ -58,7 +58,8 @@ _forbidden_fields = re.compile(
     rb"""^(?:
         transfer[-_]encoding | te | trailers? | connection | keep[-_]alive
       | upgrade | http2[-_]settings | content[-_](?!digest:)[^:\r\n]*
-      | host | forwarded | x[-_](?:forwarded|ssl[-_])[^:\r\n]* | x[-_]real[-_]ip | proxy(?:[-_][^:\r\n]*)?
+      | host | forwarded | x[-_](?:forwarded|ssl[-_])[^:\r\n]* | x[-_]real[-_]ip
+      | proxy(?:[-_][^:\r\n]*)?
       | authorization | www[-_]authenticate | cookie2? | set[-_]cookie2?
       | cache[-_]control | expect | max[-_]forwards | pragma | range
       | if[-_](?:match | none[-_]match | modified[-_]since | unmodified[-_]since | range)

@@ -77,6 +77,7 @@ class Maker:
         self._hooks = hooks
         self._tickets = tickets
         self._sessions = sessions
+        self._written: dict[str, str] = {}  # files in ssl-tmp-dir: path -> PEM text
 
     def make(self, pair: PairSettings, identity: str) -> Context:
         """A context. Sessions are resumed only between contexts of the same ``identity`` and
@@ -164,8 +165,12 @@ class Maker:
         directory = self.settings.tmp_dir
         if not directory:
             raise TlsError("PEM text instead of a file name needs ssl-tmp-dir")
-        name = identity.partition(" ")[2].replace("/", "_") + "." + ending
-        path = os.path.join(directory, name)
+        name = identity.partition(" ")[2].replace("/", "_")
+        path = os.path.join(directory, f"{name}.{ending}")
+        number = 1
+        while self._written.setdefault(path, value) != value:  # another with the same context
+            number += 1
+            path = os.path.join(directory, f"{name}-{number}.{ending}")
         try:
             handle, temporary = tempfile.mkstemp(dir=directory)
             with os.fdopen(handle, "w") as file:

@@ -51,7 +51,7 @@ class Names:
             self._exact.setdefault(each.name, Entry("sni", each.name, each.pair))
         self._dotted = any(name[:1] in ".*" for name in self._exact)
         self._regexps = [
-            (re.compile(each.name), Entry("sni-regexp", each.name, each.pair))
+            (re.compile(each.name, re.IGNORECASE), Entry("sni-regexp", each.name, each.pair))
             for each in settings.sni_regexps
         ]
         self.announced: dict[str, Entry] = {}

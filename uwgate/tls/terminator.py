@@ -20,7 +20,7 @@ from uwgate.tls.contexts import Context, Maker, domain_of
 from uwgate.tls.errors import TlsError
 from uwgate.tls.names import Entry, Names, host_name
 from uwgate.tls.openssl import OpenSsl
-from uwgate.tls.redis_store import RedisStore
+from uwgate.tls.redis_store import RedisStore, RedisTicketKeys
 from uwgate.tls.sessions import Sessions
 from uwgate.tls.tickets import TicketKeys
 
@@ -67,6 +67,7 @@ class Terminator:
         self._listeners = list(listeners)
         self._tickets = tickets
         self._remote = remote
+        self.distributed: RedisTicketKeys | None = None
         self._log = log
         self._now = time.monotonic()
         self._maker = Maker(
@@ -106,13 +107,15 @@ class Terminator:
     def start(self, loop: asyncio.AbstractEventLoop, log: Callable[[str], None]) -> None:
         """This process serves; ``log`` takes complaints that clients can cause."""
         self._log = log
-        if self._remote is not None:
-            self._remote.start(loop)
+        for part in (self._remote, self.distributed):
+            if part is not None:
+                part.start(loop)
 
     def close(self) -> None:
         """No more connections."""
-        if self._remote is not None:
-            self._remote.close()
+        for part in (self._remote, self.distributed):
+            if part is not None:
+                part.close()
 
     def tick(self, now: float) -> None:
         """Once a second."""
