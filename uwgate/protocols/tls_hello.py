@@ -33,6 +33,7 @@ ALERT_UNRECOGNIZED_NAME = b"\x15\x03\x03\x00\x02\x02\x70"
 _HANDSHAKE = 22
 _CLIENT_HELLO = 1
 _MAX_FRAGMENT = 16384
+_MAX_RECORDS = 32  # of one hello: joining them must not cost more than sending them
 _SERVER_NAME, _ALPN, _SESSION_TICKET, _PRE_SHARED_KEY, _VERSIONS = 0, 16, 35, 41, 43
 
 _RECORD = Struct(">BBBH")
@@ -129,6 +130,8 @@ def _joined(data: bytes) -> bytes | None:
         kind, major, _, length = _RECORD.unpack_from(data, pos)
         if kind != _HANDSHAKE or major != 3 or not 0 < length <= _MAX_FRAGMENT:
             raise HelloError("malformed")
+        if len(parts) == _MAX_RECORDS:
+            raise HelloError("too-large")
         part = data[pos + 5 : pos + 5 + length]
         parts.append(part)
         have += len(part)
