@@ -13,11 +13,9 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-
-from cryptography import x509
 
 from uwgate.config.settings_tls import PairSettings, TlsSettings
+from uwgate.tls import pairs
 from uwgate.tls.errors import TlsError
 from uwgate.tls.openssl import OpenSsl
 from uwgate.tls.sessions import Sessions
@@ -61,7 +59,11 @@ def domain_of(pair: PairSettings) -> str:
 
 
 class Maker:
-    """Makes contexts that share everything but their files."""
+    """Makes contexts that share everything but their files.
+
+    ``hooks``: None where OpenSSL's own cannot be reached: what is set through them stays at its
+    default then (sessions and tickets of each context by itself, any length of a client's chain).
+    """
 
     def __init__(
         self,
@@ -84,34 +86,27 @@ class Maker:
         client CA. Raises TlsError, which names the file."""
         cert = self._file(pair.cert, identity, "crt")
         key = self._file(pair.key, identity, "key")
-        text = _read(cert)
         context = self._bare(pair)
-        _load_pair(context, cert, key, text)
-        if b"-----BEGIN DH PARAMETERS" in text:
-            context.load_dh_params(cert)
-        authority = b""
+        facts = pairs.load(context, cert, key)
+        authority: bytes | bytearray = b""
         if pair.client_ca:
             path = self._file(pair.client_ca, identity, "ca")
-            authority = b"01"[pair.client_required :][:1] + _read(path)
+            authority = pairs.read(path, "client CA")
+            authority += b"required" if pair.client_required else b"optional"
             self._ask_for_certificate(context, path, pair)
         self._share(context, identity, authority)
-        certificate = _leaf(cert, text)
-        names = _names(certificate)
-        not_after = int(_not_after(certificate).timestamp())
-        return Context(context, domain_of(pair), names, not_after)
+        return Context(context, domain_of(pair), facts.names, facts.not_after)
 
     def _bare(self, pair: PairSettings) -> ssl.SSLContext:
         settings = self.settings
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        old = settings.enable_sslv3 or settings.enable_tlsv1 or settings.enable_tlsv11
+        lowest = _lowest(settings)
+        old = lowest < ssl.TLSVersion.TLSv1_2
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # the operator was warned
-            if settings.enable_tlsv1 or settings.enable_sslv3:
-                context.minimum_version = ssl.TLSVersion.TLSv1
-            elif settings.enable_tlsv11:
-                context.minimum_version = ssl.TLSVersion.TLSv1_1
-            else:
-                context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if lowest == ssl.TLSVersion.SSLv3:
+                context.options &= ~ssl.OP_NO_SSLv3
+            context.minimum_version = lowest
             context.options |= (
                 ssl.OP_NO_RENEGOTIATION
                 | ssl.OP_NO_COMPRESSION
@@ -143,7 +138,7 @@ class Maker:
             self._hooks.set_verify_depth(context, self.settings.verify_depth)
             self._hooks.name_authorities(context, path)
 
-    def _share(self, context: ssl.SSLContext, identity: str, authority: bytes) -> None:
+    def _share(self, context: ssl.SSLContext, identity: str, authority: bytes | bytearray) -> None:
         hooks = self._hooks
         if hooks is None:
             return
@@ -153,6 +148,8 @@ class Maker:
         hooks.set_session_context(context, digest.digest())
         hooks.set_timeout(context, self.settings.sessions.timeout)
         hooks.save_memory(context)
+        if self._sessions is None:
+            hooks.no_sessions(context)
         if self._tickets is not None and self.settings.tickets.enabled:
             self._tickets.attach(hooks, context)
         if self._sessions is not None:
@@ -172,66 +169,33 @@ class Maker:
             number += 1
             path = os.path.join(directory, f"{name}-{number}.{ending}")
         try:
-            handle, temporary = tempfile.mkstemp(dir=directory)
-            with os.fdopen(handle, "w") as file:
-                os.fchmod(file.fileno(), 0o400)
-                file.write(value)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise TlsError(f"ssl-tmp-dir: {path}: {error.strerror}") from None
+            _write(path, value)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise TlsError(f"ssl-tmp-dir: {path}: {reason}") from None
         return path
 
 
-def _read(path: str) -> bytes:
+def _lowest(settings: TlsSettings) -> ssl.TLSVersion:
+    """The oldest version to accept. An OpenSSL without SSL 3.0, as all are now, has no use for
+    ``ssl-enable-sslv3``."""
+    if settings.enable_sslv3 and ssl.HAS_SSLv3:
+        return ssl.TLSVersion.SSLv3
+    if settings.enable_tlsv1:
+        return ssl.TLSVersion.TLSv1
+    if settings.enable_tlsv11:
+        return ssl.TLSVersion.TLSv1_1
+    return ssl.TLSVersion.TLSv1_2
+
+
+def _write(path: str, text: str) -> None:
+    """The whole file or none, for the owner only."""
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
     try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise TlsError(f"{path}: {error.strerror}") from None
-
-
-def _no_password() -> str:
-    raise TlsError("password")
-
-
-def _load_pair(context: ssl.SSLContext, cert: str, key: str, text: bytes) -> None:
-    """``load_cert_chain`` with errors that name the file. The key's bytes never come to Python."""
-    try:
-        os.close(os.open(key, os.O_RDONLY | os.O_CLOEXEC))
-    except OSError as error:
-        raise TlsError(f"key {key}: {error.strerror}") from None
-    try:
-        context.load_cert_chain(cert, key, password=_no_password)
-    except TlsError:
-        raise TlsError(f"key {key}: encrypted keys are not supported, nobody could type") from None
-    except ssl.SSLError as error:
-        reason = error.reason or ""
-        if reason == "KEY_VALUES_MISMATCH":
-            raise TlsError(f"key {key} does not belong to certificate {cert}") from None
-        if "TOO_SMALL" in reason or "TOO_WEAK" in reason:
-            raise TlsError(f"certificate {cert}: key or signature is too weak ({reason})") from None
-        _leaf(cert, text)  # raises, if it is the certificate's fault
-        raise TlsError(f"key {key}: there is no PEM key in it") from None
-    except OSError as error:
-        raise TlsError(f"certificate {cert}, key {key}: {error}") from None
-
-
-def _leaf(path: str, text: bytes) -> x509.Certificate:
-    try:
-        return x509.load_pem_x509_certificate(text)
-    except ValueError:
-        raise TlsError(f"certificate {path}: there is no PEM certificate in it") from None
-
-
-def _names(certificate: x509.Certificate) -> tuple[str, ...]:
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        return tuple(name.lower() for name in found.value.get_values_for_type(x509.DNSName))
-    except (x509.ExtensionNotFound, ValueError):
-        return ()
-
-
-def _not_after(certificate: x509.Certificate) -> datetime:
-    if hasattr(certificate, "not_valid_after_utc"):
-        return certificate.not_valid_after_utc
-    return certificate.not_valid_after.replace(tzinfo=UTC)
+        with os.fdopen(handle, "w", errors="surrogateescape") as file:
+            os.fchmod(file.fileno(), 0o400)
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -54,7 +54,8 @@ class Names:
             (re.compile(each.name, re.IGNORECASE), Entry("sni-regexp", each.name, each.pair))
             for each in settings.sni_regexps
         ]
-        self.announced: dict[str, Entry] = {}
+        # By name, then by the key that brought it ("a.example:443"); the newest counts.
+        self._announced: dict[str, dict[str, Entry]] = {}
 
     def static(self) -> Iterator[Entry]:
         """Entries of ``sni`` and ``sni-regexp``."""
@@ -78,26 +79,45 @@ class Names:
             authority.startswith("!"),
         )
         entry = Entry("subscription", name, pair, lazy=True)
-        if not name or self.announced.get(name) == entry:
+        if not name:
             return False
-        self.announced[name] = entry
+        keys = self._announced.setdefault(name, {})
+        if keys.get(key) == entry:
+            return False
+        keys.pop(key, None)
+        keys[key] = entry
         return True
 
     def withdraw(self, key: str) -> bool:
         """No node is left that announced ``key``; whether there was a certificate."""
-        return self.announced.pop(host_name(key), None) is not None
+        name = host_name(key)
+        keys = self._announced.get(name, {})
+        if keys.pop(key, None) is None:
+            return False
+        if not keys:
+            del self._announced[name]
+        return True
+
+    def announced(self, name: str) -> Entry | None:
+        """What subscriptions say of a name."""
+        keys = self._announced.get(name)
+        return next(reversed(keys.values())) if keys else None
 
     def asks_clients(self) -> bool:
         """Whether any name wants client certificates. Those of a directory may at any time."""
-        return bool(self._settings.sni_dirs) or any(
-            entry.pair.client_ca for entry in (*self.static(), *self.announced.values())
+        return (
+            bool(self._settings.sni_dirs)
+            or any(entry.pair.client_ca for entry in self.static())
+            or any(
+                entry.pair.client_ca for keys in self._announced.values() for entry in keys.values()
+            )
         )
 
     def find(self, name: str) -> Entry | None:
-        """The entry for a server name in lower case."""
+        """The entry for a server name in lower case. Directories are looked at, nothing is read."""
         if not name or len(name) > _LONGEST:
             return None
-        found = self._exact.get(name) or self.announced.get(name)
+        found = self._exact.get(name) or self.announced(name)
         if found is not None:
             return found
         if self._settings.dotsplit:
@@ -120,7 +140,7 @@ class Names:
             if cut < 0:
                 return None
             rest = rest[cut:]
-            found = self._exact.get(rest) or self.announced.get(rest)
+            found = self._exact.get(rest) or self.announced(rest)
             if found is not None:
                 return found
         return None

@@ -2,22 +2,24 @@
 
 The master makes it before it gives up privileges, which reads the keys of listeners and of ``sni``
 entries; workers inherit it with the fork. Certificates of directories and of subscriptions are
-read by the worker that is first asked for them.
+read by the worker that is first asked for them, and changed files by each worker that is: that
+blocks it for the millisecond which reading a pair takes, at most once a second a name.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from uwgate.config.settings_tls import ListenerTls, PairSettings, TlsSettings
+from uwgate.config.settings_tls import ListenerTls, TlsSettings
 from uwgate.protocols.tls_hello import ClientHello
 from uwgate.tls.contexts import Context, Maker, domain_of
 from uwgate.tls.errors import TlsError
+from uwgate.tls.live import OWN, Key, Live, inherit
 from uwgate.tls.names import Entry, Names, host_name
 from uwgate.tls.openssl import OpenSsl
 from uwgate.tls.redis_store import RedisStore, RedisTicketKeys
@@ -27,29 +29,19 @@ from uwgate.tls.tickets import TicketKeys
 _MEMO = 10_000  # names remembered a listener
 _LONGEST_HOST = 300  # characters of a Host value that is remembered
 _FRESH = 1.0  # seconds for which a context's files are taken to be unchanged
-
-
-_Key = tuple[str, str, str]
-"""Source and name of an entry, and the client CA that it inherits."""
-
-
-class _Live:
-    """An entry's context, and the state of the files that it was made of. ``below``: the pair of
-    the listener, whose client CA it inherits; ``key``: its own in the registry."""
-
-    __slots__ = ("below", "checked", "context", "entry", "key", "stamps")
-
-    def __init__(self, entry: Entry, below: PairSettings, key: _Key = ("", "", "")) -> None:
-        self.entry = replace(entry, pair=_inherit(entry.pair, below))
-        self.below = below
-        self.key = key
-        self.context: Context | None = None
-        self.stamps: tuple[object, ...] = ()
-        self.checked = 0.0
+_MOST_IDS = 4  # sessions of one ClientHello that are looked up; clients offer one or two
+_STATEFUL_TICKET = 32  # bytes of a ticket that is only a session id (OpenSSL, TLS 1.3)
+_TLS_1_3 = 0x0304
 
 
 class Terminator:
-    """``any_domain``: whether client certificates are asked for anywhere."""
+    """Contexts by listener and server name.
+
+    ``any_domain``: whether client certificates are asked for anywhere; once true it stays so.
+    ``distributed``: keeps ticket keys the same on all machines, if somebody set it. ``log``: takes
+    lines for the main log. Raises TlsError, with the option and the file, if a listener's own
+    certificate cannot be used; one of ``sni`` or ``sni-regexp`` only costs a line.
+    """
 
     def __init__(
         self,
@@ -74,33 +66,57 @@ class Terminator:
             settings, hooks=hooks, tickets=tickets, sessions=sessions, log=self._complain
         )
         self._names = Names(settings)
-        self._lives: dict[_Key, _Live] = {}
-        self._lazy: OrderedDict[_Key, _Live] = OrderedDict()
-        self._memo: dict[int, dict[str, _Live]] = {}
+        self._lives: dict[Key, Live] = {}
+        self._lazy: OrderedDict[Key, Live] = OrderedDict()
+        self._memo: dict[int, dict[str, Live]] = {id(each): {} for each in self._listeners}
         self._misses: set[str] = set()
-        self._domains: dict[int, dict[str, str]] = {}
+        self._brief: set[tuple[int, str]] = set()
+        self._domains: dict[int, dict[str, str]] = {id(each): {} for each in self._listeners}
+        self._inherited = {OWN, *(domain_of(each.pair) for each in self._listeners)}
+        self.any_domain = self._names.asks_clients() or any(
+            each.pair.client_ca for each in self._listeners
+        )
         self._defaults = {id(each): self._default(each) for each in self._listeners}
         self._make_static()
-        self._forget()
 
     def _complain(self, line: str) -> None:
         self._log(line)
 
-    def _default(self, listener: ListenerTls) -> _Live:
-        live = _Live(Entry("listener", listener.context, listener.pair), listener.pair)
-        self._make(live)  # raises: a listener has to work
+    def _default(self, listener: ListenerTls) -> Live:
+        context = listener.context
+        live = Live(Entry("listener", context, listener.pair), listener.pair)
+        try:
+            self._make(live)
+        except TlsError as error:  # a listener has to work
+            address = context.removeprefix("http-")
+            option = f"https ({context})" if address == context else f"https = {address},…"
+            raise TlsError(f"{option}: {error}") from None
         return live
 
     def _make_static(self) -> None:
         """What can be made now is: later, privileges may be gone."""
         for entry in list(self._names.static()):
-            for listener in self._listeners:
-                try:
-                    self._make(self._live(entry, listener))
-                except TlsError as error:
-                    self._log(f"DANGER: no certificate for {entry.source} {entry.name}: {error}")
-                    self._names.drop(entry)
-                    break
+            try:
+                for listener in self._listeners:
+                    live = self._live(entry, listener)
+                    if live.context is None:
+                        self._make(live)
+            except TlsError as error:
+                self._pass_over(entry, error)
+
+    def _pass_over(self, entry: Entry, error: TlsError) -> None:
+        """Clients get the listener's certificate. A name that asks for client certificates stays
+        known, so that requests for it are refused: the listener's may be a way around them."""
+        text = f"DANGER: no certificate for {entry.source} {entry.name}: {error}"
+        if entry.pair.client_ca:
+            self._log(f"{text}; requests for it are refused")
+            live = self._lives[_key(entry, OWN)]
+            live.stamps = live.look()
+            return
+        self._log(text)
+        self._names.drop(entry)
+        for inherited in self._inherited:
+            self._lives.pop((entry.source, entry.name, inherited), None)
 
     # --- in a worker ------------------------------------------------------------------------------
 
@@ -118,33 +134,37 @@ class Terminator:
                 part.close()
 
     def tick(self, now: float) -> None:
-        """Once a second."""
+        """Once a second; ``now``: seconds of the monotonic clock."""
         self._now = now
         self._misses.clear()
-        if self._settings_change_by_themselves:
-            self._domains.clear()
+        if self.settings.sni_dirs:  # they change without a word
+            self._forget_brief()
+            self._forget_domains()
         if self._tickets is not None:
             self._tickets.refresh()
 
-    @property
-    def _settings_change_by_themselves(self) -> bool:
-        return bool(self.settings.sni_dirs)
-
     def choose(self, listener: ListenerTls, name: str) -> Context | None:
         """The context for a connection that asks for ``name`` ("": for none); None: refuse it."""
-        memo = self._memo.setdefault(id(listener), {})
+        memo = self._memo[id(listener)]
         live = memo.get(name)
-        if live is None:
+        if live is not None:
+            context = self._current(live)
+            if context is not None:
+                if live.entry.lazy:
+                    self._lazy.move_to_end(live.key)
+                return context
+        return self._search(listener, name, memo) or self._fallback(listener, name)
+
+    def _search(self, listener: ListenerTls, name: str, memo: dict[str, Live]) -> Context | None:
+        """The context of an entry, found from the beginning."""
+        for _ in range(2):
             live = self._find(listener, name, memo)
             if live is None:
-                return self._fallback(listener, name)
-        context = self._current(live)
-        if context is None:
-            memo.pop(name, None)
-            return self._fallback(listener, name)
-        if live.entry.lazy:
-            self._lazy.move_to_end(live.key)
-        return context
+                return None
+            context = self._current(live)
+            if not live.gone:
+                return context
+        return None  # its files changed under our eyes
 
     def _fallback(self, listener: ListenerTls, name: str) -> Context | None:
         context = self._current(self._defaults[id(listener)])
@@ -152,7 +172,7 @@ class Terminator:
             return None
         return context
 
-    def _find(self, listener: ListenerTls, name: str, memo: dict[str, _Live]) -> _Live | None:
+    def _find(self, listener: ListenerTls, name: str, memo: dict[str, Live]) -> Live | None:
         if not name or name in self._misses:
             return None
         entry = self._names.find(name)
@@ -164,118 +184,128 @@ class Terminator:
         if len(memo) >= _MEMO:
             memo.clear()
         memo[name] = live
+        if entry.source == "sni-dir" and entry.name != name:
+            # A file of its own counts more than one of all its neighbours, as soon as it is there.
+            if len(self._brief) >= _MEMO:
+                self._forget_brief()
+            self._brief.add((id(listener), name))
         return live
 
-    def _live(self, entry: Entry, listener: ListenerTls) -> _Live:
+    def _live(self, entry: Entry, listener: ListenerTls) -> Live:
         """The one object for an entry, which asks for what the listener asks for, if the entry
         says nothing of client certificates: a name must not be a way around them."""
-        inherited = "" if entry.pair.client_ca else domain_of(listener.pair)
-        key = (entry.source, entry.name, inherited)
+        key = _key(entry, domain_of(listener.pair))
         store = self._lazy if entry.lazy else self._lives
         live = store.get(key)
         if live is None:
-            live = store[key] = _Live(entry, listener.pair, key)
-            if entry.lazy:
-                self._bound()
+            live = store[key] = Live(entry, listener.pair, key)
+            while len(self._lazy) > self.settings.sni_max_contexts:
+                self._lazy.popitem(last=False)[1].end()
         return live
 
-    def _bound(self) -> None:
-        """The least recently used go first."""
-        while len(self._lazy) > self.settings.sni_max_contexts:
-            self._lazy.popitem(last=False)
-            self._memo.clear()
-
-    def _current(self, live: _Live) -> Context | None:
-        """The context, made anew if its files have changed; None if there never was one."""
-        if self._now - live.checked >= _FRESH:
+    def _current(self, live: Live) -> Context | None:
+        """The context, made anew if its files have changed; None if there is none."""
+        if self._now - live.checked >= _FRESH and not live.gone:
             live.checked = self._now
-            stamps = _stamps(live.entry)
+            stamps = live.look()
             if stamps != live.stamps:
                 self._remake(live, stamps)
         return live.context
 
-    def _remake(self, live: _Live, stamps: tuple[object, ...]) -> None:
+    def _remake(self, live: Live, stamps: tuple[object, ...]) -> None:
         entry = live.entry
         if entry.source == "sni-dir":
             found = self._names.in_directory(entry.name)
-            if found is None:
-                live.context = None  # taken away
-                live.stamps = ()
+            if found is None or bool(found.pair.client_ca) != (live.key[2] == OWN):
+                self._lazy.pop(live.key, None)
+                live.end()  # taken away, or with a client CA of its own from now on, or without
                 return
-            live.entry = entry = replace(found, pair=_inherit(found.pair, live.below))
+            live.entry = entry = replace(found, pair=inherit(found.pair, live.below))
         before = live.context
         try:
             self._make(live)
         except TlsError as error:
             live.stamps = stamps  # not again until something has changed
-            kept = "; the old one stays" if before is not None else ""
-            self._log(f"no new certificate for {entry.source} {entry.name}: {error}{kept}")
+            new, kept = (" new", "; the old one stays") if before is not None else ("", "")
+            self._log(f"no{new} certificate for {entry.source} {entry.name}: {error}{kept}")
             return
         if before is not None:
             self._log(f"certificate of {entry.source} {entry.name} read anew")
 
-    def _make(self, live: _Live) -> None:
-        stamps = _stamps(live.entry)
-        live.context = self._maker.make(live.entry.pair, live.entry.identity)
+    def _make(self, live: Live) -> None:
+        stamps = live.look()
+        live.context = context = self._maker.make(live.entry.pair, live.entry.identity)
         live.stamps = stamps
         live.checked = self._now
-        if live.context.not_after < time.time():
-            self._log(f"warning: the certificate of {live.entry.name} has expired")
+        if 0 < context.not_after < time.time():
+            entry = live.entry
+            self._log(f"warning: the certificate of {entry.source} {entry.name} has expired")
 
     # --- client certificates ----------------------------------------------------------------------
 
     def domain_of(self, listener: ListenerTls, host: str) -> str:
         """``Context.domain`` of the context that a connection for this Host value would get."""
-        memo = self._domains.setdefault(id(listener), {})
+        memo = self._domains[id(listener)]
         domain = memo.get(host)
         if domain is None:
             entry = self._names.find(host_name(host))
-            pair = listener.pair if entry is None else _inherit(entry.pair, listener.pair)
+            pair = listener.pair if entry is None else inherit(entry.pair, listener.pair)
             domain = domain_of(pair)
-            if len(memo) >= _MEMO:
-                memo.clear()
             if len(host) <= _LONGEST_HOST:
+                if len(memo) >= _MEMO:
+                    memo.clear()
                 memo[host] = domain
         return domain
 
-    def _forget(self) -> None:
-        """Names have changed."""
-        self._memo.clear()
+    def _forget_domains(self) -> None:
+        for memo in self._domains.values():
+            memo.clear()
+
+    def _forget_brief(self) -> None:
+        for listener, name in self._brief:
+            self._memo[listener].pop(name, None)
+        self._brief.clear()
+
+    def _forget(self, name: str) -> None:
+        """``name`` has another certificate now, and so may those that are looked up by it."""
+        for inherited in self._inherited:
+            live = self._lazy.pop(("subscription", name, inherited), None)
+            if live is not None:
+                live.end()
+        for memo in self._memo.values():
+            memo.clear()
         self._misses.clear()
-        self._domains.clear()
-        self.any_domain = self._names.asks_clients() or any(
-            each.pair.client_ca for each in self._listeners
-        )
+        self._brief.clear()
+        self._forget_domains()
 
     # --- certificates of subscriptions ------------------------------------------------------------
 
     def announce(self, key: str, crt: str, key_file: str, authority: str) -> None:
         """A subscription says which files its key has; other files than before count at once."""
         if self._names.announce(key, crt, key_file, authority):
-            self._drop_lazy(host_name(key))
-            self._forget()
+            self._forget(host_name(key))
+            self.any_domain = self.any_domain or bool(authority)
 
     def withdraw(self, key: str) -> None:
         """The last node of a key is gone, and its certificate with it."""
         if self._names.withdraw(key):
-            self._drop_lazy(host_name(key))
-            self._forget()
-
-    def _drop_lazy(self, name: str) -> None:
-        for key in [key for key in self._lazy if key[:2] == ("subscription", name)]:
-            del self._lazy[key]
+            self._forget(host_name(key))
 
     # --- sessions on other machines ---------------------------------------------------------------
 
     def wants(self, hello: ClientHello) -> list[bytes]:
-        """Session ids to look up before the handshake."""
+        """Session ids to look up before the handshake, as OpenSSL will ask for them."""
         if self._remote is None:
             return []
-        # With TLS 1.3, a session that the server keeps is named by the ticket itself (32 bytes).
-        ids = [each for each in hello.psk_identities if len(each) == 32]
-        if hello.session_id and 0x0304 not in hello.versions:
-            ids.append(hello.session_id)
-        return ids
+        options = self.settings.options
+        if _TLS_1_3 in hello.versions and not options & ssl.OP_NO_TLSv1_3:
+            # A session that the server keeps is named by the ticket itself.
+            ids = [each for each in hello.psk_identities if len(each) == _STATEFUL_TICKET]
+            return ids[:_MOST_IDS]
+        stateless = self.settings.tickets.enabled and not options & ssl.OP_NO_TICKET
+        if not hello.session_id or (hello.ticket and stateless):
+            return []  # with a ticket the id says only whether it was taken (RFC 5077 §3.4)
+        return [hello.session_id]
 
     def prefetch(self, ids: Sequence[bytes], done: Callable[[], None]) -> None:
         """Look them up; ``done`` is called when they are here, or it has taken too long."""
@@ -287,8 +317,9 @@ class Terminator:
     def snapshot(self) -> dict[str, object]:
         """``{"contexts": int (alive), "certificates": [{"source", "name", "not_after"}], …}``"""
         lives = [*self._defaults.values(), *self._lives.values()]
+        alive = sum(live.context is not None for live in (*lives, *self._lazy.values()))
         snapshot: dict[str, object] = {
-            "contexts": len(lives) + sum(live.context is not None for live in self._lazy.values()),
+            "contexts": alive,
             "certificates": [
                 {
                     "source": live.entry.source,
@@ -304,28 +335,5 @@ class Terminator:
         return snapshot
 
 
-def _inherit(pair: PairSettings, listener: PairSettings) -> PairSettings:
-    if pair.client_ca:
-        return pair
-    return replace(
-        pair, client_ca=listener.client_ca, client_required=listener.client_required
-    )
-
-
-def _stamps(entry: Entry) -> tuple[object, ...]:
-    """What tells whether the files have changed; in a directory a CA may come or go."""
-    pair = entry.pair
-    paths = [pair.cert, pair.key, pair.client_ca]
-    if entry.source == "sni-dir":
-        paths.append(pair.cert.removesuffix(".crt") + ".ca")
-    return tuple(map(_stamp, paths))
-
-
-def _stamp(path: str) -> object:
-    if not path or path.startswith("-----BEGIN "):
-        return None
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        return error.errno
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+def _key(entry: Entry, inherited: str) -> Key:
+    return entry.source, entry.name, OWN if entry.pair.client_ca else inherited
