@@ -27,6 +27,9 @@ _CERTIFICATE = re.compile(
     re.DOTALL,
 )
 
+# The last one: the key is of a type that the certificate is not of.
+_MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+
 
 class Facts(NamedTuple):
     """Of the first certificate of a file. ``names``: what it is for, in lower case (RFC 5280
@@ -123,7 +126,7 @@ def _load_pair(context: ssl.SSLContext, cert: str, key: str, certificate: _Certi
 
 
 def _explain(reason: str, cert: str, key: str, certificate: _Certificate) -> str:
-    if reason == "KEY_VALUES_MISMATCH" or reason == "KEY_TYPE_MISMATCH":
+    if reason in _MISMATCHES:
         order = "; the server's own certificate has to be the first one in its file"
         return f"key {key} does not belong to certificate {cert}" + order * certificate.several
     if reason.endswith(("_TOO_SMALL", "_TOO_WEAK")):
