@@ -9,18 +9,20 @@ with command 201, which a uWSGI passes over, and as body::
     8       12    nonce
     20      …     AES-256-GCM of the datagram inside, with the first eight bytes as associated data
 
-The key is HKDF-SHA-256 of the secret. One that is older or newer than a minute, or seen before, is
-refused.
+The key is HKDF-SHA-256 of the secret. One that is older or newer than a minute is refused, and so
+is one that was seen before: of at least the last two minutes 100000 are remembered, by address.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -46,7 +48,7 @@ class Sealer:
         self._cipher = AESGCM(kdf.derive(secret.encode()))
         self._seen: set[bytes] = set()
         self._before: set[bytes] = set()
-        self._minute = 0
+        self._period = 0
 
     def seal(self, data: bytes, now: int) -> bytes:
         """A datagram around ``data``."""
@@ -69,24 +71,53 @@ class Sealer:
         return inside
 
     def _once(self, nonce: bytes, now: int) -> None:
-        minute = now // (2 * _WINDOW)
-        if minute != self._minute:
-            self._before = self._seen if minute == self._minute + 1 else set()
-            self._seen, self._minute = set(), minute
+        """Refuse what was seen before. ``before`` and ``seen`` are of this period and the last:
+        together they reach back further than a datagram is good for."""
+        period = now // (2 * _WINDOW)
+        gone = period - self._period
+        if gone == 1:
+            self._before, self._seen, self._period = self._seen, set(), period
+        elif gone not in (0, -1):  # what was seen is out of time; -1: a clock that was put back
+            self._before, self._seen, self._period = set(), set(), period
         if nonce in self._seen or nonce in self._before:
             raise SyncError("seen before")
         if len(self._seen) < _SEEN:
             self._seen.add(nonce)
 
 
-def _split_address(address: str) -> tuple[str, int]:
+_Address = tuple[socket.AddressFamily, tuple[Any, ...]]
+
+
+def _resolve(address: str, default: str) -> _Address:
+    """Family and socket address of ``host:port``; ``default``: host of ``:port``. Of the addresses
+    of a name an IPv4 one is taken if there is any: uWSGI has no other. OSError if there is none."""
     host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
+    try:
+        found = socket.getaddrinfo(host.strip("[]") or default, int(port), type=socket.SOCK_DGRAM)
+    except UnicodeError:
+        raise OSError(errno.EINVAL, "no name of a host") from None
+    found.sort(key=lambda each: each[0] != socket.AF_INET)
+    return found[0][0], found[0][4]
 
 
 def _set_multicast(sock: socket.socket, settings: CacheSettings) -> None:
-    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, settings.multicast_loop)
-    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, settings.multicast_ttl)
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, settings.multicast_loop)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, settings.multicast_ttl)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, settings.multicast_loop)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, settings.multicast_ttl)
+
+
+def _join(sock: socket.socket, group: IPv4Address | IPv6Address, target: tuple[Any, ...]) -> None:
+    """Have what is sent to the group; on the interface that the kernel chooses, or (IPv6) that the
+    address names (``[ff02::1%eth0]:port``)."""
+    if isinstance(group, IPv4Address):
+        member = struct.pack("4s4s", group.packed, bytes(4))
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+    else:
+        member = struct.pack("16sI", group.packed, target[3])
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, member)
 
 
 class SyncSender:
@@ -96,18 +127,15 @@ class SyncSender:
     def __init__(self, settings: CacheSettings, log: Callable[[str], None]) -> None:
         self._settings = settings
         self._sealer = Sealer(settings.secret) if settings.secret else None
-        self._nodes: list[tuple[socket.AddressFamily, tuple[object, ...]]] = []
+        self._nodes: list[_Address] = []
         self._sockets: dict[socket.AddressFamily, socket.socket] = {}
         self._owner = 0
         self.sent = self.failed = 0
         for node in settings.nodes:
-            host, port = _split_address(node)
             try:
-                found = socket.getaddrinfo(host or "127.0.0.1", port, type=socket.SOCK_DGRAM)
+                self._nodes.append(_resolve(node, "127.0.0.1"))
             except OSError as error:
                 log(f"cache {settings.name}: node {node}: {error.strerror}; left out")
-                continue
-            self._nodes.append((found[0][0], found[0][4]))
 
     def set(self, key: bytes, value: bytes, expires: int) -> None:
         """Tell of a new value."""
@@ -120,7 +148,7 @@ class SyncSender:
     def _send(self, update: Update) -> None:
         if self._owner != os.getpid():
             self._owner = os.getpid()
-            self._sockets.clear()  # those of the parent
+            self.close()  # those of the parent
         try:
             data = encode(update)
             if self._sealer is not None:
@@ -139,9 +167,8 @@ class SyncSender:
         sock = self._sockets.get(family)
         if sock is None:
             sock = self._sockets[family] = socket.socket(family, socket.SOCK_DGRAM)
-            if family == socket.AF_INET:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-                _set_multicast(sock, self._settings)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            _set_multicast(sock, self._settings)
         return sock
 
     def close(self) -> None:
@@ -154,8 +181,9 @@ class SyncSender:
 class SyncReceiver:
     """Hears changes at ``address`` and has ``apply`` do them. OSError if it cannot be bound.
 
-    An address of 224.0.0.0/4 means that group: all addresses of this machine are bound, and the
-    group is joined. ``received``, ``refused``: datagrams so far.
+    An address of 224.0.0.0/4 or ff00::/8 means that group: all addresses of this machine are bound,
+    and the group is joined. 255.255.255.255 and broadcast addresses of a network hear what is sent
+    to all there. ``received``, ``refused``: datagrams so far.
     """
 
     def __init__(
@@ -171,32 +199,26 @@ class SyncReceiver:
         self._sealer = Sealer(settings.secret) if settings.secret else None
         self._complained = False
         self.received = self.refused = 0
-        host, port = _split_address(address)
-        found = socket.getaddrinfo(
-            host or "0.0.0.0", port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
-        )
-        family, target = found[0][0], found[0][4]
+        family, target = _resolve(address, "0.0.0.0")
         self.sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
-            self._bind(family, target, settings)
+            self._bind(target, settings)
         except OSError:
             self.sock.close()
             raise
 
-    def _bind(self, family: int, target: tuple[object, ...], settings: CacheSettings) -> None:
+    def _bind(self, target: tuple[Any, ...], settings: CacheSettings) -> None:
         sock = self.sock
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
-        if family == socket.AF_INET:
-            group = ip_address(str(target[0]))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-            if group.is_multicast:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.bind(("", target[1]))
-                member = struct.pack("4s4s", group.packed, bytes(4))
-                sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
-                _set_multicast(sock, settings)
-                return
-        sock.bind(target)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        group = ip_address(target[0])
+        if group.is_multicast:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("", target[1]))
+            _join(sock, group, target)
+            _set_multicast(sock, settings)
+        else:
+            sock.bind(target)
 
     def fileno(self) -> int:
         """For a selector."""
@@ -218,7 +240,9 @@ class SyncReceiver:
                 self.refused += 1
                 if not self._complained:
                     self._complained = True
-                    self._log(f"cache {self._name}: a datagram was refused ({error})")
+                    self._log(
+                        f"cache {self._name}: a datagram was refused ({error}); others are counted"
+                    )
 
     def close(self) -> None:
         """Hear no more."""
