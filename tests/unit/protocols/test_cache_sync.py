@@ -2,31 +2,70 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from uwgate.protocols.cache_sync import SyncError, Update, datagram, decode, encode, split
 
-# Captured: sent by a uWSGI to its nodes, or accepted by one.
-SET = bytes.fromhex("6f11000a05006d796b6579050068656c6c6f010030")
-DELETE_AS_SENT = bytes.fromhex("6f07000b05006d796b6579")
-DELETE_ACCEPTED = bytes.fromhex("6f07000b03007278310000")
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "cache-sync"
 
 
-def test_as_uwsgi_says_it() -> None:
-    assert encode(Update(b"mykey", b"hello")) == SET
-    assert decode(SET) == Update(b"mykey", b"hello", 0)
-    assert decode(DELETE_AS_SENT) == Update(b"mykey", None)
+def captured(name: str) -> list[bytes]:
+    return [bytes.fromhex(line) for line in (FIXTURES / f"{name}.hex").read_text().split()]
 
 
-def test_deletes_are_such_as_uwsgi_honours() -> None:
-    assert encode(Update(b"rx1", None)) == DELETE_ACCEPTED
-    assert decode(DELETE_ACCEPTED) == Update(b"rx1", None)
+(SET,) = captured("udp-set-noexpire")
 
 
-def test_the_expiry_may_be_missing() -> None:
-    assert decode(datagram(10, b"\x01\0k\x01\0v")) == Update(b"k", b"v", 0)
+@pytest.mark.parametrize(
+    ("name", "update"),
+    [
+        ("udp-set-noexpire", Update(b"mykey", b"hello")),
+        ("udp-set-expire-abs", Update(b"k2", b"world", 1795229837)),
+        ("udp-update-expire-abs", Update(b"mykey", b"HELLO2", 1795229598)),
+        ("udp-set-lru-relative-expiry", Update(b"mykey", b"hello", 77)),
+        ("udp-inc-operand-only", Update(b"num", (5).to_bytes(8, "little"))),
+        ("accepted-set-noexpire", Update(b"rx1", b"value1")),
+        ("accepted-delete-padded2", Update(b"rx1", None)),
+    ],
+)
+def test_as_uwsgi_says_it_or_hears_it(name: str, update: Update) -> None:
+    """What a uWSGI honours is what is sent; nothing that one sends is sent otherwise."""
+    (data,) = captured(name)
+    assert decode(data) == update
+    assert encode(update) == data
+
+
+@pytest.mark.parametrize(
+    ("name", "update"),
+    [
+        ("udp-delete-as-sent", Update(b"mykey", None)),
+        ("ignored-delete-standard", Update(b"rx1", None)),
+        ("ignored-delete-padded1", Update(b"rx3", None)),
+        ("accepted-set-without-expiry-field", Update(b"rx3", b"v3")),
+    ],
+)
+def test_what_is_understood_but_not_said(name: str, update: Update) -> None:
+    (data,) = captured(name)
+    assert decode(data) == update
+    assert encode(update) != data
+
+
+def test_clearing_is_not_understood() -> None:
+    """A uWSGI says it by deletes of no key, which other uWSGIs drop."""
+    burst = captured("udp-clear-burst")
+    assert len(burst) == 19
+    for data in burst:
+        with pytest.raises(SyncError, match="no key"):
+            decode(data)
+
+
+def test_every_capture_is_used() -> None:
+    text = Path(__file__).read_text()
+    assert not [path.stem for path in FIXTURES.glob("*.hex") if f'"{path.stem}"' not in text]
 
 
 @given(

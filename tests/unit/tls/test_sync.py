@@ -126,6 +126,9 @@ def test_what_cannot_be_sent_is_counted(senders: list[SyncSender]) -> None:
     assert "x" * 64 in lines[1]
     senders[-1].set(b"k", b"v" * 65507, 0)
     assert (senders[-1].sent, senders[-1].failed) == (0, 1)
+    nowhere = sender_to(senders, "127.0.0.1:0", "127.0.0.1:9")
+    nowhere.delete(b"k")
+    assert (nowhere.sent, nowhere.failed) == (1, 1)
 
 
 def test_a_group(senders: list[SyncSender]) -> None:
