@@ -38,6 +38,7 @@ class Terminator:
     """Contexts by listener and server name.
 
     ``any_domain``: whether client certificates are asked for anywhere; once true it stays so.
+    ``needs_hello``: whether what a ClientHello says makes any difference.
     ``distributed``: keeps ticket keys the same on all machines, if somebody set it. ``log``: takes
     lines for the main log. Raises TlsError, with the option and the file, if a listener's own
     certificate cannot be used; one of ``sni`` or ``sni-regexp`` only costs a line.
@@ -75,6 +76,14 @@ class Terminator:
         self._inherited = {OWN, *(domain_of(each.pair) for each in self._listeners)}
         self.any_domain = self._names.asks_clients() or any(
             each.pair.client_ca for each in self._listeners
+        )
+        self.needs_hello = bool(
+            settings.sni
+            or settings.sni_regexps
+            or settings.sni_dirs
+            or settings.sni_strict
+            or self.any_domain
+            or remote is not None
         )
         self._defaults = {id(each): self._default(each) for each in self._listeners}
         self._make_static()
@@ -269,9 +278,7 @@ class Terminator:
     def _forget(self, name: str) -> None:
         """``name`` has another certificate now, and so may those that are looked up by it."""
         for inherited in self._inherited:
-            live = self._lazy.pop(("subscription", name, inherited), None)
-            if live is not None:
-                live.end()
+            self._lazy.pop(("subscription", name, inherited), None)
         for memo in self._memo.values():
             memo.clear()
         self._misses.clear()
@@ -285,6 +292,7 @@ class Terminator:
         if self._names.announce(key, crt, key_file, authority):
             self._forget(host_name(key))
             self.any_domain = self.any_domain or bool(authority)
+            self.needs_hello = True
 
     def withdraw(self, key: str) -> None:
         """The last node of a key is gone, and its certificate with it."""

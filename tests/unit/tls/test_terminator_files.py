@@ -325,6 +325,16 @@ def test_subscriptions_come_change_and_go(it: Worker, authority: Authority) -> N
     assert it.said() == []
 
 
+def test_a_subscription_takes_over_from_a_wildcard(authority: Authority, files: Pair) -> None:
+    settings = TlsSettings(sni=(sni(".example", authority.issue("wild")),))
+    it = Worker(settings, [listener(of(files))])
+    assert it.shown("s.example") == "wild"
+    announce(it, "s.example", authority.issue("own"))
+    assert it.shown("s.example") == "own"
+    it.terminator.withdraw("s.example")
+    assert it.shown("s.example") == "wild"
+
+
 def test_files_of_a_subscription_change(it: Worker, directory: Directory) -> None:
     path = directory.path
     pair = directory.put("s", "old")
