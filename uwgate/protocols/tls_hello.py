@@ -19,7 +19,7 @@ the same bytes again, and judges them.
 from __future__ import annotations
 
 import re
-from struct import Struct
+from struct import Struct, unpack
 from struct import error as StructError
 
 MAX_HELLO = 16384
@@ -122,8 +122,7 @@ def _check_start(data: bytes) -> None:
 def _joined(data: bytes) -> bytes | None:
     """The message out of several records; None while it is incomplete."""
     parts: list[bytes] = []
-    have = pos = 0
-    wanted = 4
+    have = pos = wanted = 0
     while True:
         if len(data) - pos < 5:
             return None
@@ -136,14 +135,14 @@ def _joined(data: bytes) -> bytes | None:
         parts.append(part)
         have += len(part)
         pos += 5 + length
-        if wanted == 4 and have >= 4:
+        if not wanted and have >= 4:
             start = b"".join(parts)
             if start[0] != _CLIENT_HELLO:
                 raise HelloError("malformed")
             wanted = 4 + int.from_bytes(start[1:4], "big")
             if wanted > 4 + MAX_HELLO:
                 raise HelloError("too-large")
-        if have >= wanted > 4:
+        if wanted and have >= wanted:
             return b"".join(parts)[4:wanted]
         if len(part) < length:
             return None
@@ -170,17 +169,17 @@ def _parse(body: bytes) -> ClientHello:
     if pos + 2 + _u16(body, pos)[0] != size:
         raise HelloError("malformed")
     pos += 2
-    seen: set[int] = set()
+    kinds: list[int] = []
     while pos < size:
         kind, length = _extension(body, pos)
         start = pos + 4
         pos = start + length
-        if pos > size or kind in seen:
-            raise HelloError("malformed")
-        seen.add(kind)
-        reader = _READERS.get(kind)
-        if reader is not None:
-            reader(hello, body[start:pos])
+        kinds.append(kind)
+        if kind in _READERS:
+            _READERS[kind](hello, body[start:pos])
+    # Looked at once, here: what a reader has made of the end of the message is dropped then.
+    if pos != size or len(set(kinds)) != len(kinds):
+        raise HelloError("malformed")
     return hello
 
 
@@ -237,7 +236,7 @@ def _read_versions(hello: ClientHello, content: bytes) -> None:
     count = content[0]
     if count != len(content) - 1 or not count or count % 2:
         raise HelloError("malformed")
-    hello.versions = tuple(_u16(content, pos)[0] for pos in range(1, count, 2))
+    hello.versions = unpack(f">{count // 2}H", content[1:])
 
 
 _READERS = {

@@ -188,6 +188,11 @@ def test_no_handshake(data: bytes) -> None:
     assert reason(data) == "malformed"
 
 
+def test_an_empty_message() -> None:
+    assert reason(record(message(b""))) == "malformed"
+    assert reason(record(b"\x01\0") + record(b"\0\0")) == "malformed"
+
+
 def test_too_large() -> None:
     head = b"\x01" + (MAX_HELLO + 1).to_bytes(3, "big")
     assert reason(record(head)) == "too-large"
@@ -215,6 +220,8 @@ def test_too_many_records() -> None:
         body(extension(1, b"x")[:-1]),
         body(b"\x00"),
         body(extension(0xFF, b"") * 2),
+        body(server_name(b"a.example") + extension(16, u16(b"\x02h2")) + server_name(b"b.example")),
+        body(extension(35, b"ticket")[:-1]),
     ],
 )
 def test_broken_messages(inside: bytes) -> None:
