@@ -75,6 +75,15 @@ class ClientHello:
         self.alpn: tuple[bytes, ...] = ()
 
 
+def is_whole(data: bytes) -> bool:
+    """Whether ``data`` begins with one whole record that a whole ClientHello seems to be in: for
+    who has nothing to choose, and leaves it to OpenSSL what is inside."""
+    if len(data) < 9 or not data.startswith(b"\x16\x03") or data[5] != _CLIENT_HELLO:
+        return False
+    length = int.from_bytes(data[3:5], "big")
+    return 4 + int.from_bytes(data[6:9], "big") <= length <= len(data) - 5
+
+
 def parse_hello(data: bytes) -> ClientHello | None:
     """The ClientHello at the start of ``data``; None while it is incomplete.
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import ip_address
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from uwgate.config.settings import HttpSettings, ListenerSettings
@@ -21,18 +23,20 @@ from uwgate.protocols.http1_request import (
 from uwgate.protocols.uwsgi import var
 from uwgate.router.acceptor import Acceptor
 from uwgate.router.affinity import Sticky
+from uwgate.router.clock import TICK
 from uwgate.router.facts import RequestLog
 from uwgate.router.gateway import Accepting, Gateway, Listener
 from uwgate.router.hsts import Hsts, HstsFront
 from uwgate.router.http1_front import Http1Front
 from uwgate.router.http1_responses import KEPT_HEAD
 from uwgate.router.redirect import RedirectFront
-from uwgate.router.tls_accept import OPEN, TlsConnection, TlsDoor
+from uwgate.router.tls_accept import TlsConnection, TlsDoor
 from uwgate.subscriptions.table import FILES, JOIN, LEAVE, NOTHING, Change, certificate
 
 if TYPE_CHECKING:
     from uwgate.tls.terminator import Terminator
 
+_ENDED_AT_ONCE = 50  # handshakes
 _ACCEPT = re.compile(rb"(?i)\r\nAccept:[ \t]*([^\r\n]*)")
 _RTSP_LINE = re.compile(rb"([A-Z_]+) ([\x21\x22\x24-\x7e]+) RTSP/1\.0")
 _RTSP_TARGET = re.compile(rb"rtsp://([A-Za-z0-9._:\[\]-]+)(/.*)")
@@ -54,7 +58,10 @@ class HttpGateway(Gateway):
         measured: bool = False,
     ) -> None:
         self.terminator: Terminator | None = None
-        self.handshaking: set[TlsConnection] = set()
+        # In the order in which their time ends.
+        self.handshaking: dict[TlsConnection, None] = {}
+        self.lingering: dict[TlsConnection, None] = {}
+        self.ticketed: list[TlsConnection] = []  # TLS 1.3 tickets that no response has taken along
         super().__init__(
             settings,
             loop=loop,
@@ -100,9 +107,31 @@ class HttpGateway(Gateway):
         self.idle_deadline = now + self.settings.keepalive_timeout
         if self.terminator is not None:
             self.terminator.tick(now)
+            # The clock may lag by a tick, and the end be seen a tick late: within the limit.
+            limit = self.settings.headers_timeout
+            self.handshake_deadline = now + max(limit - 2 * TICK, limit / 2)
+            ticketed, self.ticketed = self.ticketed, []
+            for connection in ticketed:
+                connection.send_ticket()
+            self._end_handshakes()
+
+    def _end_handshakes(self) -> None:
+        """Those whose time is over, some at a time: thousands would make the others wait."""
+        now = time.monotonic()
+        ended = [
+            connection
+            for waiting in (self.handshaking, self.lingering)
+            for connection in islice(waiting, _ENDED_AT_ONCE)
+            if connection.deadline <= now
+        ]
+        for connection in ended:
+            connection.expired()
+        if ended:
+            self.loop.call_soon(self._end_handshakes)
 
     def use_tls(self, terminator: Terminator) -> None:
         self.terminator = terminator
+        self._on_tick(self.clock.now)
 
     async def start(self, sockets: Sequence[tuple[ListenerSettings, socket.socket]]) -> None:
         if self.terminator is not None:
@@ -170,11 +199,11 @@ class HttpGateway(Gateway):
 
     @property
     def drained(self) -> bool:
-        return not self.handshaking and super().drained
+        return not self.handshaking and not self.lingering and super().drained
 
     async def close(self) -> None:
         self.keepalive = False
-        for connection in list(self.handshaking):
+        for connection in [*self.handshaking, *self.lingering]:
             connection.cut()
         if self.terminator is not None:
             self.terminator.close()
@@ -184,7 +213,7 @@ class HttpGateway(Gateway):
         snapshot = super().snapshot()
         if self.terminator is not None:
             snapshot["tls"] = self.terminator.snapshot()
-            snapshot["tls_handshaking"] = sum(each.stage < OPEN for each in self.handshaking)
+            snapshot["tls_handshaking"] = len(self.handshaking)
         return snapshot
 
     # --- questions of the fronts ------------------------------------------------------------------

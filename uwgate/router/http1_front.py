@@ -131,6 +131,8 @@ class Http1Front(Http1Client, asyncio.Protocol):
         if request is None or not request.plain or not block.simple:
             self._general(data)
             return
+        if block.close:
+            self.persist = False
         self.last = data if request.repeatable else b""
         self.line = line
         self.request = request

@@ -233,6 +233,8 @@ class Http1Responses:
             self.sent_bytes = len(body)
             out += self._framed(body)
         tally.tx += len(out)
+        if ended and self.tls is not None and not self.persist:
+            self.transport.cork()  # type: ignore[attr-defined]  # the end follows at once
         self.transport.write(out)
 
     def _framed(self, payload: bytes) -> bytes:

@@ -19,6 +19,7 @@ from uwgate.protocols.tls_hello import (
     ALERT_UNRECOGNIZED_NAME,
     ClientHello,
     HelloError,
+    is_whole,
     parse_hello,
 )
 from uwgate.router.acceptor import Fresh
@@ -89,7 +90,6 @@ class TlsConnection(TlsStream):
         "context",
         "deadline",
         "door",
-        "due",
         "held",
         "hello",
         "preface",
@@ -108,14 +108,12 @@ class TlsConnection(TlsStream):
         self.context: Context | None = None
         self.preface: Preface | None = None
         self.deadline = 0.0
-        self.due = 0
 
     def begin(self, data: bytes | None) -> None:
         """What has come with the connection."""
         gateway = self.gateway
-        gateway.handshaking.add(self)
-        self.deadline = gateway.clock.now + gateway.settings.headers_timeout
-        gateway.clock.watch(self)
+        gateway.handshaking[self] = None
+        self.deadline = gateway.handshake_deadline
         try:
             if self.sock.family != socket.AF_UNIX:
                 name = self.sock.getpeername()
@@ -193,6 +191,12 @@ class TlsConnection(TlsStream):
         held = self.held
         if len(held) < self.wanted and held[0] == _HANDSHAKE_RECORD:
             return
+        terminator = self.gateway.terminator
+        assert terminator is not None
+        if not terminator.needs_hello and is_whole(held):
+            self.context = terminator.choose(self.door.listener, "")
+            self._begin_handshake()
+            return
         try:
             hello = parse_hello(held)
         except HelloError as error:
@@ -210,8 +214,6 @@ class TlsConnection(TlsStream):
                 if self.attempts > _ATTEMPTS:
                     self._refuse(Failure.TLS_HELLO, ALERT_DECODE_ERROR)
             return
-        terminator = self.gateway.terminator
-        assert terminator is not None
         self.hello = hello
         self.context = terminator.choose(self.door.listener, hello.server_name)
         if self.context is None:
@@ -272,7 +274,6 @@ class TlsConnection(TlsStream):
         """The handshake is done: the front takes over."""
         gateway, engine, context, hello = self.gateway, self.engine, self.context, self.hello
         assert context is not None
-        assert hello is not None
         self._enter()
         version = engine.version()
         resumed = engine.session_reused
@@ -285,7 +286,7 @@ class TlsConnection(TlsStream):
             version=version,
             cipher=engine.cipher()[0],
             resumed=resumed,
-            server_name=hello.server_name,
+            server_name=hello.server_name if hello is not None else "",
             domain=context.domain,
             alpn=protocol,
             der=engine.getpeercert(True) if context.domain else None,
@@ -295,18 +296,24 @@ class TlsConnection(TlsStream):
         fronts = self.door.fronts
         front = self.front = fronts[protocol if protocol in fronts else None]()
         front.connection_made(self)  # type: ignore[arg-type]
-        if self.outgoing.pending and (version != "TLSv1.3" or not self.incoming.pending):
-            self._send_out()  # else the ticket goes with the first response
+        if self.outgoing.pending:
+            if version == "TLSv1.3" and not gateway.draining:
+                gateway.ticketed.append(self)  # it goes with the first response
+            else:
+                self._send_out()
         if self.incoming.pending:
             self.decrypt()
+
+    def send_ticket(self) -> None:
+        """No response has taken the ticket along so far."""
+        if self.fd >= 0 and self.outgoing.pending and not self.closing:
+            self._send_out()
 
     def _enter(self) -> None:
         """From here on the front sees to deadlines and ends."""
         gateway = self.gateway
         self.stage = OPEN
-        self.deadline = 0.0
-        gateway.clock.forget(self)
-        gateway.handshaking.discard(self)
+        del gateway.handshaking[self]
 
     def _speak_in_clear(self) -> None:
         """The client speaks HTTP, which a front can tell it not to, as it can any other request."""
@@ -340,7 +347,8 @@ class TlsConnection(TlsStream):
             self._drop()
             return
         self.deadline = gateway.clock.now + _LINGER
-        gateway.clock.watch(self)
+        gateway.handshaking.pop(self, None)
+        gateway.lingering[self] = None
         self.reading = True
         self.watch_socket()
 
@@ -353,9 +361,8 @@ class TlsConnection(TlsStream):
         if failure is not None:
             gateway.tally.errors[failure] += 1
         gateway.tally.connections -= 1
-        gateway.handshaking.discard(self)
-        gateway.clock.forget(self)
-        self.deadline = 0.0
+        gateway.handshaking.pop(self, None)
+        gateway.lingering.pop(self, None)
         self.closing = True
         self.close_socket()
         self.engine = self.hello = self.context = None

@@ -49,6 +49,7 @@ class TlsStream:
         "backlog_size",
         "blocked",
         "closing",
+        "corked",
         "engine",
         "eof",
         "events",
@@ -83,6 +84,7 @@ class TlsStream:
         self.backlog_size = 0
         self.reading = True
         self.blocked = False  # the front was asked to pause
+        self.corked = False  # what is written goes with the close_notify that follows
         self.closing = False  # no more is written; the socket closes when all is sent
         self.shut = False  # close_notify is wanted behind what is written
         self.eof = False  # the client sends no more
@@ -201,7 +203,12 @@ class TlsStream:
         except ssl.SSLError:
             self._fail()
             return
-        self._send_out()
+        if not self.corked:
+            self._send_out()
+
+    def cork(self) -> None:
+        """The next writes are the last ones: they wait for ``close`` or ``write_eof``."""
+        self.corked = True
 
     def _write_more(self, data: Data) -> None:
         """Anything but a small piece that can be sent at once."""

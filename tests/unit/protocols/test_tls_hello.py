@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uwgate.protocols.tls_hello import MAX_HELLO, HelloError, parse_hello
+from uwgate.protocols.tls_hello import MAX_HELLO, HelloError, is_whole, parse_hello
 
 NAME = "www.example.com"
 
@@ -307,3 +307,18 @@ def test_versions_with_grease() -> None:
     hello = parse_hello(whole(extension(43, b"\x06\xfa\xfa\x03\x04\x03\x03")))
     assert hello is not None
     assert hello.versions == (0xFAFA, 0x0304, 0x0303)
+
+
+@pytest.mark.parametrize("data", [MODERN, OLD])
+def test_whole_ones(data: bytes) -> None:
+    assert is_whole(data)
+    assert is_whole(data + b"more")
+    assert not any(is_whole(data[:end]) for end in range(len(data)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"GET / HTTP/1.1\r\n\r\n", record(message(body(), kind=2)), record(b"\x01\0\xff\xff" * 9)],
+)
+def test_ones_that_are_not_whole(data: bytes) -> None:
+    assert not is_whole(data)
