@@ -15,6 +15,7 @@ import warnings
 from typing import NamedTuple
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 
 from uwgate.tls.errors import TlsError
@@ -142,10 +143,10 @@ def _explain(reason: str, cert: str, key: str, certificate: _Certificate) -> str
 
 
 def _kind(certificate: x509.Certificate | None) -> str:
-    """ "its 512-bit RSA" """
+    """For example "its 1024-bit RSA"; "its" where that cannot be told."""
     try:
         key = None if certificate is None else certificate.public_key()
-    except (ValueError, TypeError, x509.UnsupportedGeneralNameType):
+    except (ValueError, UnsupportedAlgorithm):
         key = None
     for kind, name in (
         (rsa.RSAPublicKey, "RSA"), (ec.EllipticCurvePublicKey, "EC"), (dsa.DSAPublicKey, "DSA"),

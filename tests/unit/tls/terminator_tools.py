@@ -42,10 +42,10 @@ class Worker:
     ) -> None:
         self.lines: list[str] = []
         self.listeners = listeners
-        self._now = time.monotonic()
         self.terminator = Terminator(
             settings, listeners, hooks=hooks(), tickets=tickets, log=self.lines.append
         )
+        self._now = time.monotonic()
 
     def second(self) -> None:
         """One passes."""
