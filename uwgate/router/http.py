@@ -61,7 +61,8 @@ class HttpGateway(Gateway):
         # In the order in which their time ends.
         self.handshaking: dict[TlsConnection, None] = {}
         self.lingering: dict[TlsConnection, None] = {}
-        self.ticketed: list[TlsConnection] = []  # TLS 1.3 tickets that no response has taken along
+        # Those with a TLS 1.3 ticket that no response has taken along so far.
+        self.ticketed: dict[TlsConnection, None] = {}
         super().__init__(
             settings,
             loop=loop,
@@ -110,7 +111,7 @@ class HttpGateway(Gateway):
             # The clock may lag by a tick, and the end be seen a tick late: within the limit.
             limit = self.settings.headers_timeout
             self.handshake_deadline = now + max(limit - 2 * TICK, limit / 2)
-            ticketed, self.ticketed = self.ticketed, []
+            ticketed, self.ticketed = self.ticketed, {}
             for connection in ticketed:
                 connection.send_ticket()
             self._end_handshakes()

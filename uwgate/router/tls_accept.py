@@ -298,7 +298,7 @@ class TlsConnection(TlsStream):
         front.connection_made(self)  # type: ignore[arg-type]
         if self.outgoing.pending:
             if version == "TLSv1.3" and not gateway.draining:
-                gateway.ticketed.append(self)  # it goes with the first response
+                gateway.ticketed[self] = None  # it goes with the first response
             else:
                 self._send_out()
         if self.incoming.pending:
@@ -308,6 +308,10 @@ class TlsConnection(TlsStream):
         """No response has taken the ticket along so far."""
         if self.fd >= 0 and self.outgoing.pending and not self.closing:
             self._send_out()
+
+    def gone(self, error: Exception | None) -> None:
+        self.gateway.ticketed.pop(self, None)
+        super().gone(error)
 
     def _enter(self) -> None:
         """From here on the front sees to deadlines and ends."""
