@@ -14,7 +14,7 @@ from support.certificates import Authority, Pair
 from support.client import Address, Client
 from support.nodes import Node
 from support.uwgate import Gateway, running
-from support.waiting import DEADLINE, free_port
+from support.waiting import DEADLINE, free_port, wait_until
 
 NAME = "localhost"
 """The name that most certificates of tests are for."""
@@ -65,15 +65,19 @@ class TlsClient(Client):
             raise
 
     def half_close(self) -> None:
-        """close_notify; keep reading, which ``ssl`` has no word for."""
+        """close_notify; what the gateway sends is still read, which ``ssl`` has no word for."""
         self.sock.setblocking(False)
         try:
-            # Sends ours, then waits for the peer's: not yet.
-            with_wait = self.sock._sslobj  # type: ignore[attr-defined]
-            with_wait.shutdown()
-        except ssl.SSLWantReadError:
-            pass
+            self.sock._sslobj.shutdown()  # type: ignore[attr-defined]
+        except ssl.SSLError:
+            pass  # the gateway's own is not here yet, or data comes before it
         self.sock.settimeout(DEADLINE)
+
+    def receive(self) -> bytes:
+        try:
+            return super().receive()
+        except ssl.SSLZeroReturnError:  # how ``ssl`` puts it once both sides have said goodbye
+            return b""
 
     def cut(self) -> None:
         """FIN without close_notify, as who is cut off would send it."""
@@ -144,4 +148,13 @@ def terminating(
         address += f",,{ca}"
     words = ["--https", address, "--http-to", node.spec, "--http-timeout", "10"]
     with running(*words, "--http-stats", f"127.0.0.1:{stats_port}", *options) as gateway:
+        wait_until(lambda: _answers(stats_port), "the statistics")  # bound after the keys are read
         yield Terminating(gateway, authority, node, port, stats_port)
+
+
+def _answers(port: int) -> bool:
+    try:
+        Client(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True

@@ -417,14 +417,22 @@ class TlsStream:
     def abort(self) -> None:
         """Close now; what waits is lost."""
         self.closing = True
+        self._keep_session()
         self._finish()
 
     def lost(self, error: Exception | None) -> None:
         """The connection is gone."""
         if self.fd >= 0:
             self.closing = True
+            self._keep_session()
             self.close_socket()
             self.gone(error)
+
+    def _keep_session(self) -> None:
+        """OpenSSL drops the session of a connection that ends without a goodbye, and has all other
+        machines drop it. A client that is cut off may well come back with it."""
+        if self.engine is not None:
+            self._say_goodbye()
 
     def gone(self, error: Exception | None) -> None:
         """The last call: tell the front, and let go of everything."""
