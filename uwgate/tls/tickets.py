@@ -45,7 +45,7 @@ KEY_SIZE = TICKET_KEY
 MAX_FILE_KEYS = 16
 _SHORT = 48
 _NAME = 16
-_MOST = 1024  # keys in memory
+_MOST = 512  # keys in memory
 _HEADER = struct.Struct("=QII")
 _HEAD = struct.Struct("=QI")
 _CHANGE = struct.Struct("=Q")

@@ -98,8 +98,7 @@ def test_a_refresh_changes_what_it_says(world: World) -> None:
 
 
 def test_workers_are_told_of_other_files_of_a_certificate(world: World) -> None:
-    old = {"sni_crt": "/old.pem", "sni_key": "/k.pem"}
-    fields: dict[str, Any]
+    old: dict[str, Any] = {"sni_crt": "/old.pem", "sni_key": "/k.pem"}
     for fields in (old, {**old, "sni_crt": "/new.pem"}, {**old, "sni_ca": "!/ca.pem"}):
         before = len(world.published)
         world.receive(packet(**fields))

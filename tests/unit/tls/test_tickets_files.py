@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openssl_tools import TLS_1_3, World, hooks, visit
 
@@ -35,6 +35,7 @@ def datas(keys: TicketKeys) -> list[bytes]:
     return [bytes(key.data) for key in keys._keys]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.binary(min_size=80, max_size=80), min_size=1, max_size=16), st.booleans())
 def test_keys_of_80_bytes_are_taken_as_they_are(
     tmp_path_factory: pytest.TempPathFactory, keys: list[bytes], text: bool
