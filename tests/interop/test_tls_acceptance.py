@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -284,6 +285,36 @@ def test_a_host_that_asks_for_more(
         assert it.curl(*target, name="outer.test")[0] == 421
         assert it.curl(*showing(alice), "-H", "Host: outer.test", name="inner.test")[0] == 421
         assert it.curl("-H", "Host: other.test", name="outer.test")[0] == 200
+
+
+def test_a_host_longer_than_names_and_none_at_all(
+    authority: Authority, default: Pair, clients: Authority, uwsgi_app: Peer
+) -> None:
+    """What is asked of clients is asked however the name is written, or left to the gateway."""
+    machine = socket.gethostname().lower()
+    options = []
+    for name in ("*.w.test", machine):
+        pair = authority.issue(name, file="inner" + str(len(options)))
+        options += ["--sni", f"{name} {words(pair)},,!{clients.file}"]
+    with edge(default, uwsgi_app.address, *options) as it:
+        for host in ("a.w.test", "a" * 245 + ".w.test", machine):
+            assert it.curl("-H", f"Host: {host}", name="outer.test")[0] == 421
+        assert it.curl("--http1.0", "-H", "Host:", name="outer.test")[0] == 421
+
+
+def test_files_that_never_end_are_not_read(
+    authority: Authority, default: Pair, uwsgi_app: Peer, tmp_path: Path
+) -> None:
+    pair = authority.issue("slow.test")
+    shutil.copy(pair.cert, tmp_path / "slow.test.crt")
+    (tmp_path / "slow.test.key").symlink_to("/proc/self/pagemap")
+    with open(tmp_path / "huge.test.key", "wb") as file:
+        file.truncate(1 << 30)
+    shutil.copy(pair.cert, tmp_path / "huge.test.crt")
+    with edge(default, uwsgi_app.address, "--sni-dir", str(tmp_path)) as it:
+        for name in ("slow.test", "huge.test"):
+            assert it.shown(name) == "default.test"
+            assert f"{name}.key" in it.gateway.log
 
 
 # --- redirects ------------------------------------------------------------------------------------

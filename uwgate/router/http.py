@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import ip_address
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from uwgate.config.settings import HttpSettings, ListenerSettings
 from uwgate.protocols.http1 import Fault, Http1Error
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _ENDED_AT_ONCE = 50  # handshakes
 _ACCEPT = re.compile(rb"(?i)\r\nAccept:[ \t]*([^\r\n]*)")
 _RTSP_LINE = re.compile(rb"([A-Z_]+) ([\x21\x22\x24-\x7e]+) RTSP/1\.0")
-_RTSP_TARGET = re.compile(rb"rtsp://([A-Za-z0-9._:\[\]-]+)(/.*)")
+_RTSP_TARGET = re.compile(rb"(?i:rtsp[su]?)://([A-Za-z0-9._:\[\]-]+)(/.*)?")
 
 
 class HttpGateway(Gateway):
@@ -140,25 +140,31 @@ class HttpGateway(Gateway):
             if self.subscribed is not None:
                 for member in self.subscribed.table:
                     if member.extra is not NOTHING:
-                        self._announced(member.slot.key, certificate(member.extra))
+                        self._announced(member.slot.key, member.address, certificate(member.extra))
         await super().start(sockets)
 
     def nodes_changed(self, changes: Sequence[Change]) -> None:
         super().nodes_changed(changes)
         if self.terminator is None or self.subscribed is None:
             return
-        slots = self.subscribed.table.slots
-        for operation, key, _address, *values in changes:
+        changed = False
+        for operation, key, address, *values in changes:
             if operation == JOIN:
-                self._announced(key, values[FILES:])
-            elif operation == LEAVE and key not in slots:
-                self.terminator.withdraw(key)
+                changed |= self._announced(key, address, values[FILES:])
+            elif operation == LEAVE:
+                changed |= self.terminator.withdraw(key, address)
+        if changed:
+            for front in self.fronts:
+                cast(Http1Front, front).admit_anew()
 
-    def _announced(self, key: str, files: Sequence[str]) -> None:
-        """A node of ``key`` came with a certificate, if there are ``files``."""
-        if files and self.terminator is not None:
-            crt, private_key, authority = files
-            self.terminator.announce(key, crt, private_key, authority)
+    def _announced(self, key: str, address: str, files: Sequence[str]) -> bool:
+        """A node came, with a certificate if there are ``files``; whether that changes anything."""
+        if self.terminator is None:
+            return False
+        if not files:
+            return self.terminator.withdraw(key, address)
+        crt, private_key, authority = files
+        return self.terminator.announce(key, address, crt, private_key, authority)
 
     async def accept(self, listener: Listener) -> Accepting:
         """Accept HTTP clients on a socket."""
@@ -242,7 +248,10 @@ class HttpGateway(Gateway):
             if match is None:
                 raise Http1Error(Fault.BAD_MESSAGE, "RTSP request line")
             target = _RTSP_TARGET.fullmatch(match[2])
-            request = RequestLine(match[1], target[2] if target else match[2], 0, line)
+            if target is None and match[2][:1] != b"/" and match[2] != b"*":
+                raise Http1Error(Fault.BAD_MESSAGE, "RTSP request target")
+            path = target[2] or b"/" if target else match[2]
+            request = RequestLine(match[1], path, 0, line)
             request.protocol = b"RTSP/1.0"
             if target:
                 request.authority = target[1]

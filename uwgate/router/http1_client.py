@@ -65,5 +65,9 @@ class Http1Client(Http1Bodies):
         terminator, peer = self.gateway.terminator, self.tls
         if terminator is None or peer is None or not terminator.any_domain:
             return True
-        host = block.host.decode("latin-1") if block.host is not None else peer.server_name
-        return terminator.domain_of(peer.listener, host) == peer.domain
+        domain_of, listener = terminator.domain_of, peer.listener
+        if block.host is not None:
+            return domain_of(listener, block.host.decode("latin-1")) == peer.domain
+        # A node is told the machine's name then.
+        names = (peer.server_name, self.gateway.default_key)
+        return all(domain_of(listener, name) == peer.domain for name in names)

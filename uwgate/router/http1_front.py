@@ -28,6 +28,7 @@ from uwgate.router.http1_responses import (
     GONE,
     HEAD,
     LINGER,
+    NOT_YET,
     PREFACE,
     TUNNEL,
     WAIT,
@@ -139,6 +140,16 @@ class Http1Front(Http1Client, asyncio.Protocol):
         self.stage = WAIT
         self.deadline = gateway.request_deadline
         exchange.start(request, block, True)
+
+    def admit_anew(self) -> None:
+        """Other client certificates may be asked for now: what was admitted is not any more."""
+        if self.tls is None:
+            return
+        self.last = b""
+        if self.stage == HEAD:
+            self.block = NOT_YET
+        else:
+            self.persist = False
 
     def eof_received(self) -> bool:
         self.eof = True

@@ -129,14 +129,16 @@ class Maker:
         return context
 
     def _ask_for_certificate(self, context: ssl.SSLContext, path: str, pair: PairSettings) -> None:
-        try:
-            context.load_verify_locations(path)
-        except (ssl.SSLError, OSError):
-            raise TlsError(f"client CA {path}: there is no PEM certificate in it") from None
+        with pairs.opened(path, "client CA") as file:
+            try:
+                context.load_verify_locations(file)
+            except (ssl.SSLError, OSError):
+                raise TlsError(f"client CA {path}: there is no PEM certificate in it") from None
+            if self._hooks is not None:
+                self._hooks.name_authorities(context, file)
         context.verify_mode = ssl.CERT_REQUIRED if pair.client_required else ssl.CERT_OPTIONAL
         if self._hooks is not None:
             self._hooks.set_verify_depth(context, self.settings.verify_depth)
-            self._hooks.name_authorities(context, path)
 
     def _share(self, context: ssl.SSLContext, identity: str, authority: bytes | bytearray) -> None:
         hooks = self._hooks

@@ -11,9 +11,10 @@ from uwgate.tls.contexts import Context
 from uwgate.tls.names import Entry
 
 Key = tuple[str, str, str]
-"""Source and name of an entry, and the client CA that it inherits (``Context.domain``), or OWN."""
+"""Source and name of an entry, and the client CA that it inherits (``Context.domain``); OWN, or
+STRICTER where of its own only whether a certificate is required is inherited."""
 
-OWN = "own"
+OWN, STRICTER = "own", "own, required"
 
 _PEM = "-----BEGIN "
 
@@ -30,7 +31,7 @@ class Live:
     __slots__ = ("below", "checked", "context", "entry", "gone", "key", "stamps")
 
     def __init__(self, entry: Entry, below: PairSettings, key: Key = ("", "", "")) -> None:
-        self.entry = replace(entry, pair=inherit(entry.pair, below))
+        self.entry = replace(entry, pair=inherit(entry, below))
         self.below = below
         self.key = key
         self.context: Context | None = None
@@ -53,11 +54,16 @@ class Live:
         return tuple(map(_stamp, paths, before))
 
 
-def inherit(pair: PairSettings, listener: PairSettings) -> PairSettings:
-    """``pair`` with the client CA of the listener, if it has none itself."""
-    if pair.client_ca:
-        return pair
-    return replace(pair, client_ca=listener.client_ca, client_required=listener.client_required)
+def inherit(entry: Entry, listener: PairSettings) -> PairSettings:
+    """The pair of ``entry`` with the client CA of the listener, if it has none itself. Files that
+    appear while the gateway runs may name another CA, but not ask for less than the listener."""
+    pair = entry.pair
+    if not pair.client_ca:
+        required = listener.client_required
+        return replace(pair, client_ca=listener.client_ca, client_required=required)
+    if entry.lazy and listener.client_required:
+        return replace(pair, client_required=True)
+    return pair
 
 
 def _stamp(path: str, before: object) -> object:

@@ -54,8 +54,8 @@ class Names:
             (re.compile(each.name, re.IGNORECASE), Entry("sni-regexp", each.name, each.pair))
             for each in settings.sni_regexps
         ]
-        # By name, then by the key that brought it ("a.example:443"); the newest counts.
-        self._announced: dict[str, dict[str, Entry]] = {}
+        # By name, then by who brought it: key ("a.example:443") and address of the node.
+        self._announced: dict[str, dict[tuple[str, str], Entry]] = {}
 
     def static(self) -> Iterator[Entry]:
         """Entries of ``sni`` and ``sni-regexp``."""
@@ -67,9 +67,9 @@ class Names:
         self._exact = {name: each for name, each in self._exact.items() if each is not entry}
         self._regexps = [pair for pair in self._regexps if pair[1] is not entry]
 
-    def announce(self, key: str, crt: str, key_file: str, authority: str) -> bool:
-        """A subscription's certificate; False if that is known already. An ``authority`` with a
-        ``!`` in front is required."""
+    def announce(self, key: str, address: str, crt: str, key_file: str, authority: str) -> bool:
+        """The certificate that the node ``address`` of ``key`` brings; False if that is known
+        already. An ``authority`` with a ``!`` in front is required."""
         name = host_name(key)
         pair = PairSettings(
             crt,
@@ -82,26 +82,30 @@ class Names:
         if not name:
             return False
         keys = self._announced.setdefault(name, {})
-        if keys.get(key) == entry:
+        if keys.get((key, address)) == entry:
             return False
-        keys.pop(key, None)
-        keys[key] = entry
+        keys.pop((key, address), None)
+        keys[key, address] = entry
         return True
 
-    def withdraw(self, key: str) -> bool:
-        """No node is left that announced ``key``; whether there was a certificate."""
+    def withdraw(self, key: str, address: str) -> bool:
+        """The node ``address`` of ``key`` is gone; whether it had brought a certificate."""
         name = host_name(key)
         keys = self._announced.get(name, {})
-        if keys.pop(key, None) is None:
+        if keys.pop((key, address), None) is None:
             return False
         if not keys:
             del self._announced[name]
         return True
 
     def announced(self, name: str) -> Entry | None:
-        """What subscriptions say of a name."""
+        """What subscriptions say of a name: the newest, and before that of a key with a port, or
+        spelt otherwise, that of the name itself. Who may announce the one need not the other."""
         keys = self._announced.get(name)
-        return next(reversed(keys.values())) if keys else None
+        if not keys:
+            return None
+        own = [entry for (key, _), entry in keys.items() if key == name]
+        return own[-1] if own else next(reversed(keys.values()))
 
     def asks_clients(self) -> bool:
         """Whether any name wants client certificates. Those of a directory may at any time."""
@@ -115,7 +119,7 @@ class Names:
 
     def find(self, name: str) -> Entry | None:
         """The entry for a server name in lower case. Directories are looked at, nothing is read."""
-        if not name or len(name) > _LONGEST:
+        if not name:
             return None
         found = self._exact.get(name) or self.announced(name)
         if found is not None:
@@ -157,7 +161,9 @@ class Names:
 
     def in_directory(self, stem: str) -> Entry | None:
         """The pair of that name in one of the directories; nothing that could be a path."""
-        if not self._settings.sni_dirs or not _FILE_NAME.fullmatch(stem.removeprefix("*.")):
+        if not self._settings.sni_dirs or len(stem) > _LONGEST:
+            return None
+        if not _FILE_NAME.fullmatch(stem.removeprefix("*.")):
             return None
         for directory in self._settings.sni_dirs:
             base = os.path.join(directory, stem)

@@ -12,6 +12,8 @@ import re
 import ssl
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from cryptography import x509
@@ -56,7 +58,8 @@ def load(context: ssl.SSLContext, cert: str, key: str) -> Facts:
     _load_pair(context, cert, key, _Certificate(certificate, several))
     if parameters:
         try:
-            context.load_dh_params(cert)
+            with opened(cert, "certificate") as file:
+                context.load_dh_params(file)
         except (ssl.SSLError, OSError) as error:
             why = getattr(error, "reason", None) or error.strerror
             raise TlsError(f"certificate {cert}: its DH PARAMETERS cannot be used: {why}") from None
@@ -70,8 +73,6 @@ def read(path: str, what: str) -> bytearray:
     handle = _open(path, what)
     try:
         size = os.fstat(handle).st_size
-        if size > MAX_FILE:
-            raise TlsError(f"{what} {path}: {size} bytes are too many")
         data = bytearray(size + 1)
         with open(handle, "rb", buffering=0, closefd=False) as file:
             del data[file.readinto(data) :]
@@ -88,10 +89,29 @@ def _open(path: str, what: str) -> int:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except (OSError, ValueError) as error:
         raise TlsError(f"{what} {path}: {_why(error)}") from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    status = os.fstat(handle)
+    fault = ""
+    if not stat.S_ISREG(status.st_mode):
+        fault = "not a regular file"
+    elif status.st_size > MAX_FILE:
+        fault = f"{status.st_size} bytes are too many"
+    elif not status.st_size:  # those of /proc say so, and may never end
+        fault = "it is empty"
+    if fault:
         os.close(handle)
-        raise TlsError(f"{what} {path}: not a regular file")
+        raise TlsError(f"{what} {path}: {fault}")
     return handle
+
+
+@contextmanager
+def opened(path: str, what: str) -> Iterator[str]:
+    """A name for OpenSSL to open the file by, which stays the one that was looked at: whoever may
+    write to the directory could put a FIFO in its place meanwhile."""
+    handle = _open(path, what)
+    try:
+        yield f"/proc/self/fd/{handle}"
+    finally:
+        os.close(handle)
 
 
 def _why(error: Exception) -> str:
@@ -106,16 +126,20 @@ class _Certificate(NamedTuple):
     several: bool
 
 
+class _EncryptedError(Exception):
+    """A key has a password."""
+
+
 def _no_password() -> str:
     """OpenSSL would ask on the terminal otherwise."""
-    raise TlsError("encrypted")
+    raise _EncryptedError
 
 
 def _load_pair(context: ssl.SSLContext, cert: str, key: str, certificate: _Certificate) -> None:
-    os.close(_open(key, "key"))
     try:
-        context.load_cert_chain(cert, key, password=_no_password)
-    except TlsError:
+        with opened(key, "key") as key_file, opened(cert, "certificate") as cert_file:
+            context.load_cert_chain(cert_file, key_file, password=_no_password)
+    except _EncryptedError:
         raise TlsError(
             f"key {key}: it is encrypted, and there is nobody to type a password; "
             "store it without one"

@@ -15,11 +15,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from uwgate.config.settings_tls import ListenerTls, TlsSettings
+from uwgate.config.settings_tls import ListenerTls, PairSettings, TlsSettings
 from uwgate.protocols.tls_hello import ClientHello
 from uwgate.tls.contexts import Context, Maker, domain_of
 from uwgate.tls.errors import TlsError
-from uwgate.tls.live import OWN, Key, Live, inherit
+from uwgate.tls.live import OWN, STRICTER, Key, Live, inherit
 from uwgate.tls.names import Entry, Names, host_name
 from uwgate.tls.openssl import OpenSsl
 from uwgate.tls.redis_store import RedisStore, RedisTicketKeys
@@ -73,7 +73,7 @@ class Terminator:
         self._misses: set[str] = set()
         self._brief: set[tuple[int, str]] = set()
         self._domains: dict[int, dict[str, str]] = {id(each): {} for each in self._listeners}
-        self._inherited = {OWN, *(domain_of(each.pair) for each in self._listeners)}
+        self._inherited = {OWN, STRICTER, *(domain_of(each.pair) for each in self._listeners)}
         self.any_domain = self._names.asks_clients() or any(
             each.pair.client_ca for each in self._listeners
         )
@@ -119,7 +119,7 @@ class Terminator:
         text = f"DANGER: no certificate for {entry.source} {entry.name}: {error}"
         if entry.pair.client_ca:
             self._log(f"{text}; requests for it are refused")
-            live = self._lives[_key(entry, OWN)]
+            live = self._lives[entry.source, entry.name, OWN]
             live.stamps = live.look()
             return
         self._log(text)
@@ -203,7 +203,7 @@ class Terminator:
     def _live(self, entry: Entry, listener: ListenerTls) -> Live:
         """The one object for an entry, which asks for what the listener asks for, if the entry
         says nothing of client certificates: a name must not be a way around them."""
-        key = _key(entry, domain_of(listener.pair))
+        key = _key(entry, listener.pair)
         store = self._lazy if entry.lazy else self._lives
         live = store.get(key)
         if live is None:
@@ -225,11 +225,11 @@ class Terminator:
         entry = live.entry
         if entry.source == "sni-dir":
             found = self._names.in_directory(entry.name)
-            if found is None or bool(found.pair.client_ca) != (live.key[2] == OWN):
+            if found is None or bool(found.pair.client_ca) != (live.key[2] in (OWN, STRICTER)):
                 self._lazy.pop(live.key, None)
                 live.end()  # taken away, or with a client CA of its own from now on, or without
                 return
-            live.entry = entry = replace(found, pair=inherit(found.pair, live.below))
+            live.entry = entry = replace(found, pair=inherit(found, live.below))
         before = live.context
         try:
             self._make(live)
@@ -258,7 +258,7 @@ class Terminator:
         domain = memo.get(host)
         if domain is None:
             entry = self._names.find(host_name(host))
-            pair = listener.pair if entry is None else inherit(entry.pair, listener.pair)
+            pair = listener.pair if entry is None else inherit(entry, listener.pair)
             domain = domain_of(pair)
             if len(host) <= _LONGEST_HOST:
                 if len(memo) >= _MEMO:
@@ -287,17 +287,24 @@ class Terminator:
 
     # --- certificates of subscriptions ------------------------------------------------------------
 
-    def announce(self, key: str, crt: str, key_file: str, authority: str) -> None:
-        """A subscription says which files its key has; other files than before count at once."""
-        if self._names.announce(key, crt, key_file, authority):
-            self._forget(host_name(key))
-            self.any_domain = self.any_domain or bool(authority)
-            self.needs_hello = True
+    def announce(
+        self, key: str, address: str, crt: str, key_file: str, authority: str
+    ) -> bool:
+        """The node ``address`` says which files its key has; others than before count at once.
+        Whether anything has changed."""
+        if not self._names.announce(key, address, crt, key_file, authority):
+            return False
+        self._forget(host_name(key))
+        self.any_domain = self.any_domain or bool(authority)
+        self.needs_hello = True
+        return True
 
-    def withdraw(self, key: str) -> None:
-        """The last node of a key is gone, and its certificate with it."""
-        if self._names.withdraw(key):
-            self._forget(host_name(key))
+    def withdraw(self, key: str, address: str) -> bool:
+        """A node is gone, and its certificate with it; whether it had one."""
+        if not self._names.withdraw(key, address):
+            return False
+        self._forget(host_name(key))
+        return True
 
     # --- sessions on other machines ---------------------------------------------------------------
 
@@ -343,5 +350,10 @@ class Terminator:
         return snapshot
 
 
-def _key(entry: Entry, inherited: str) -> Key:
-    return entry.source, entry.name, OWN if entry.pair.client_ca else inherited
+def _key(entry: Entry, listener: PairSettings) -> Key:
+    inherited = OWN
+    if not entry.pair.client_ca:
+        inherited = domain_of(listener)
+    elif entry.lazy and listener.client_required:
+        inherited = STRICTER
+    return entry.source, entry.name, inherited

@@ -149,7 +149,7 @@ def test_no_such_file(tmp_path: Path, files: Pair, which: str, kind: str) -> Non
         {
             "missing": "no such file",
             "nul": "embedded null byte",
-            "empty": "there is no PEM",
+            "empty": "it is empty",
             "garbage": "there is no PEM",
         }.get(kind, "not a regular file")
     )

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from uwgate.config.settings_tls import PairSettings, SniSettings, TlsSettings
 from uwgate.tls.names import Entry, Names, host_name
 
+NODE, STRANGER = "10.0.0.1:3031", "10.9.9.9:1"
+
 
 def pair(name: str, ca: str = "") -> PairSettings:
     return PairSettings(f"/{name}.crt", f"/{name}.key", client_ca=ca)
@@ -115,7 +117,7 @@ def test_dotsplit() -> None:
             dotsplit=True,
         )
     )
-    names.announce(".c.example", "/s.crt", "/s.key", "")
+    names.announce(".c.example", NODE, "/s.crt", "/s.key", "")
     assert found(names, "a.b.example") == "sni a.b.example"
     assert found(names, "x.b.example") == "sni .b.example"
     assert found(names, "4.3.2.1.b.example") == "sni .b.example"
@@ -123,50 +125,79 @@ def test_dotsplit() -> None:
     assert found(names, "x.wild") == "sni *.wild"
     assert found(names, "x.other") == ""  # neither regular expressions nor directories (uWSGI)
     far = Names(TlsSettings(dotsplit=True))
-    far.announce(".example", "/s.crt", "/s.key", "")
+    far.announce(".example", NODE, "/s.crt", "/s.key", "")
     assert found(far, "4.3.2.1.example") == "subscription .example"
     assert found(far, "5.4.3.2.1.example") == ""  # the sixth try
 
 
 def test_certificates_of_subscriptions() -> None:
     names = Names(TlsSettings(sni=sni("fixed.example"), sni_dir_ciphers="HIGH"))
-    assert names.announce("A.example:443", "/1.crt", "/1.key", "!/ca")
+    assert names.announce("A.example:443", NODE, "/1.crt", "/1.key", "!/ca")
     expected = PairSettings("/1.crt", "/1.key", "HIGH", "/ca", True)
     assert names.find("a.example") == Entry("subscription", "a.example", expected, lazy=True)
-    assert not names.announce("A.example:443", "/1.crt", "/1.key", "!/ca")  # known
-    assert names.announce("A.example:443", "/2.crt", "/1.key", "")  # other files
+    assert not names.announce("A.example:443", NODE, "/1.crt", "/1.key", "!/ca")  # known
+    assert names.announce("A.example:443", NODE, "/2.crt", "/1.key", "")  # other files
     entry = names.find("a.example")
     assert entry is not None
     assert entry.pair == PairSettings("/2.crt", "/1.key", "HIGH")
-    assert names.announce("fixed.example", "/3.crt", "/3.key", "")
+    assert names.announce("fixed.example", NODE, "/3.crt", "/3.key", "")
     assert found(names, "fixed.example") == "sni fixed.example"  # the operator's counts more
-    assert not names.announce(":443", "/1.crt", "/1.key", "")
-    assert not names.announce("[::1]:443", "/1.crt", "/1.key", "")
-    assert names.withdraw("A.example:443")
-    assert not names.withdraw("A.example:443")
+    assert not names.announce(":443", NODE, "/1.crt", "/1.key", "")
+    assert not names.announce("[::1]:443", NODE, "/1.crt", "/1.key", "")
+    assert names.withdraw("A.example:443", NODE)
+    assert not names.withdraw("A.example:443", NODE)
     assert found(names, "a.example") == ""
 
 
 def test_two_keys_of_one_name() -> None:
     """The newest counts, and goes with its own nodes only."""
     names = Names(TlsSettings())
-    names.announce("a.example:80", "/80.crt", "/80.key", "")
-    names.announce("a.example:443", "/443.crt", "/443.key", "")
+    names.announce("a.example:80", NODE, "/80.crt", "/80.key", "")
+    names.announce("a.example:443", NODE, "/443.crt", "/443.key", "")
 
     def shown() -> str:
         entry = names.find("a.example")
         return "" if entry is None else entry.pair.cert
 
     assert shown() == "/443.crt"
-    assert not names.withdraw("a.example")
-    assert names.withdraw("a.example:443")
+    assert not names.withdraw("a.example", NODE)
+    assert names.withdraw("a.example:443", NODE)
     assert shown() == "/80.crt"
-    names.announce("a.example:443", "/443.crt", "/443.key", "")
-    names.announce("a.example:80", "/new.crt", "/80.key", "")
+    names.announce("a.example:443", NODE, "/443.crt", "/443.key", "")
+    names.announce("a.example:80", NODE, "/new.crt", "/80.key", "")
     assert shown() == "/new.crt"
-    assert names.withdraw("a.example:80")
-    assert names.withdraw("a.example:443")
+    assert names.withdraw("a.example:80", NODE)
+    assert names.withdraw("a.example:443", NODE)
     assert shown() == ""
+
+
+def test_the_name_itself_counts_more_than_a_key_with_a_port() -> None:
+    """Who may announce ``a.example:9`` need not be who may announce ``a.example``."""
+    names = Names(TlsSettings())
+    names.announce("a.example", NODE, "/own.crt", "/own.key", "!/ca")
+    names.announce("a.example:9", STRANGER, "/other.crt", "/other.key", "/any")
+    names.announce("A.example", STRANGER, "/other.crt", "/other.key", "/any")
+    entry = names.find("a.example")
+    assert entry is not None
+    assert (entry.pair.cert, entry.pair.client_required) == ("/own.crt", True)
+
+
+def test_a_node_that_leaves_takes_its_certificate_along() -> None:
+    names = Names(TlsSettings())
+    names.announce("a.example", NODE, "/own.crt", "/own.key", "!/ca")
+    names.announce("a.example", STRANGER, "/other.crt", "/other.key", "")
+    assert names.withdraw("a.example", STRANGER)
+    entry = names.find("a.example")
+    assert entry is not None
+    assert entry.pair.cert == "/own.crt"
+
+
+def test_names_too_long_for_hosts_are_found_by_what_they_end_with() -> None:
+    """A Host may be longer than a server name; it is no way around what the name asks for."""
+    names = Names(TlsSettings(sni=(SniSettings(".w.example", pair("w", "/ca")),)))
+    entry = names.find("a" * 300 + ".w.example")
+    assert entry is not None
+    assert entry.pair.client_ca == "/ca"
 
 
 def test_who_asks_for_certificates(tmp_path: Path) -> None:
@@ -179,7 +210,7 @@ def test_who_asks_for_certificates(tmp_path: Path) -> None:
     assert asks(sni_regexps=with_ca)
     assert asks(sni_dirs=(str(tmp_path),))  # at any time
     names = Names(TlsSettings())
-    names.announce("a", "/crt", "/key", "/ca")
+    names.announce("a", NODE, "/crt", "/key", "/ca")
     assert names.asks_clients()
 
 

@@ -23,6 +23,8 @@ from uwgate.tls.redis_store import RedisStore
 from uwgate.tls.terminator import Terminator
 from uwgate.tls.tickets import TicketKeys
 
+NODE = "10.0.0.1:3031"
+
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
@@ -57,7 +59,7 @@ def test_one_lookup_over_all(authority: Authority, files: Pair, directory: Direc
         [listener(of(files))],
     )
     announced = issue("announced")
-    it.terminator.announce("s.example:443", str(announced.cert), str(announced.key), "")
+    it.terminator.announce("s.example:443", NODE, str(announced.cert), str(announced.key), "")
     expected = {
         "": "localhost",
         "a.example": "exact",
@@ -79,7 +81,7 @@ def test_a_certificate_costs_nothing_until_asked_for(files: Pair, directory: Dir
     for number in range(20):
         directory.put(f"{number}.example", parts=("crt",) if number else ("crt", "key"))
     it = Worker(TlsSettings(sni_dirs=(str(directory.path),)), [listener(of(files))])
-    it.terminator.announce("a.example", "/missing.crt", "/missing.key", "")
+    it.terminator.announce("a.example", NODE, "/missing.crt", "/missing.key", "")
     assert it.alive == 1
     assert it.shown("0.example") == "0.example"
     assert it.alive == 2
@@ -103,7 +105,7 @@ def test_names_without_a_certificate(
     settings = TlsSettings(sni=(sni("exact.example", authority.issue("exact")),))
     for sni_strict, expected in ((False, plain), (True, strict)):
         it = Worker(replace(settings, sni_strict=sni_strict), [listener(of(files))])
-        it.terminator.announce("broken.example", "/missing.crt", "/missing.key", "")
+        it.terminator.announce("broken.example", NODE, "/missing.crt", "/missing.key", "")
         assert it.shown(name) == expected
         it.second()
         assert it.shown(name) == expected
@@ -211,7 +213,7 @@ def test_a_name_inherits_the_client_ca_of_its_listener(
         ],
     )
     announced = issue("announced")
-    it.terminator.announce("s.example", str(announced.cert), str(announced.key), "")
+    it.terminator.announce("s.example", NODE, str(announced.cert), str(announced.key), "")
     modes = (ssl.CERT_REQUIRED, ssl.CERT_OPTIONAL, ssl.CERT_NONE)
     for name in ("plain.example", "regexp.example", "dir.example", "s.example", "", "x"):
         for number, mode in enumerate(modes):
@@ -248,9 +250,9 @@ def test_whether_anybody_is_asked(authority: Authority, files: Pair, tmp_path: P
     assert asked(TlsSettings(sni=(sni("a.example", files, ca=authority.file),)))
     assert asked(TlsSettings(sni_dirs=(str(tmp_path),)))
     it = Worker(TlsSettings(), [listener(of(files))])
-    it.terminator.announce("a.example", str(files.cert), str(files.key), "")
+    it.terminator.announce("a.example", NODE, str(files.cert), str(files.key), "")
     assert not it.terminator.any_domain
-    it.terminator.announce("b.example", str(files.cert), str(files.key), f"!{authority.file}")
+    it.terminator.announce("b.example", NODE, str(files.cert), str(files.key), f"!{authority.file}")
     assert it.terminator.any_domain
     assert it.context("b.example").ssl.verify_mode == ssl.CERT_REQUIRED
 

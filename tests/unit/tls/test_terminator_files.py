@@ -14,6 +14,8 @@ from terminator_tools import Directory, Worker, listener, of, sni
 
 from uwgate.config.settings_tls import TlsSettings
 
+NODE = "10.0.0.1:3031"
+
 NOBODY = 65534
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives up privileges")
@@ -216,7 +218,7 @@ def test_a_client_ca_comes_and_goes(
         assert modes(*order) == inherited
         path.write_bytes(own)
         it.second()
-        assert modes(*order) == {0: ssl.CERT_OPTIONAL, 1: ssl.CERT_OPTIONAL}
+        assert modes(*order) == {0: ssl.CERT_OPTIONAL, 1: ssl.CERT_REQUIRED}
         path.unlink()
         it.second()
         assert modes(*order) == inherited
@@ -300,7 +302,7 @@ def test_what_only_the_master_could_read(authority: Authority, closed: str) -> N
 
 
 def announce(it: Worker, key: str, pair: Pair, ca: str = "") -> None:
-    it.terminator.announce(key, str(pair.cert), str(pair.key), ca)
+    it.terminator.announce(key, NODE, str(pair.cert), str(pair.key), ca)
 
 
 def test_subscriptions_come_change_and_go(it: Worker, authority: Authority) -> None:
@@ -317,8 +319,8 @@ def test_subscriptions_come_change_and_go(it: Worker, authority: Authority) -> N
     announce(it, "S.example:443", two, f"!{authority.file}")
     assert it.context("s.example").ssl.verify_mode == ssl.CERT_REQUIRED
     assert it.domain("s.example") == f"required {authority.file}"
-    it.terminator.withdraw("other")
-    it.terminator.withdraw("S.example:443")
+    it.terminator.withdraw("other", NODE)
+    it.terminator.withdraw("S.example:443", NODE)
     assert it.shown("s.example") == "localhost"
     assert it.domain("s.example") == ""
     assert it.alive == 1
@@ -331,7 +333,7 @@ def test_a_subscription_takes_over_from_a_wildcard(authority: Authority, files: 
     assert it.shown("s.example") == "wild"
     announce(it, "s.example", authority.issue("own"))
     assert it.shown("s.example") == "own"
-    it.terminator.withdraw("s.example")
+    it.terminator.withdraw("s.example", NODE)
     assert it.shown("s.example") == "wild"
 
 
@@ -356,7 +358,7 @@ def test_a_subscription_says_nonsense(
     fifo = directory.path / "fifo"
     os.mkfifo(fifo)
     for file, key in ((crt, str(good.key)), (str(good.cert), crt), (str(good.cert), str(fifo))):
-        it.terminator.announce("s.example", file, key, "")
+        it.terminator.announce("s.example", NODE, file, key, "")
         for _ in range(3):
             assert it.shown("s.example") == "localhost"
             it.second()
