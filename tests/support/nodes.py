@@ -217,11 +217,16 @@ class Node:
         return sum(not each.closed for each in self.connections)
 
     def drop_idle(self) -> None:
-        """Close every connection."""
-        for each in list(self.connections):
-            each.shut()
+        """Close every connection, those too that come meanwhile."""
+
+        def none_left() -> bool:
+            for each in list(self.connections):
+                if not each.closed:
+                    each.shut()
+            return self.open_connections() == 0
+
         # A thread each, and some of them in the middle of megabytes.
-        wait_until(lambda: self.open_connections() == 0, "connections of the node to close", 30)
+        wait_until(none_left, "connections of the node to close", 30)
 
     def close(self) -> None:
         """Stop serving and close everything."""

@@ -96,7 +96,9 @@ def tables(draw: st.DrawFn) -> Table:
     return table
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
+)
 @given(
     made=st.dictionaries(TEXTS, st.tuples(tables(), FLOORS)),
 )
