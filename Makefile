@@ -6,6 +6,9 @@ PORT ?= 8080
 ARGS ?=
 RUN ?= pytest
 
+# Tests start the program a thousand times: it must not be compiled each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.stamp-run
 DEV_STAMP := $(VENV)/.stamp-dev

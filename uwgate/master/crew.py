@@ -13,7 +13,7 @@ import selectors
 import signal
 import time
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from uwgate.master import signals
 from uwgate.master.collect import Collector, describe
@@ -26,9 +26,11 @@ from uwgate.master.slots import Generation, Slot, WorkerProcess
 from uwgate.master.worker import WorkerSpec, main
 from uwgate.observe.counters import Ledger
 from uwgate.subscriptions.table import Change, Table
-from uwgate.tls.cache import SharedCache
-from uwgate.tls.sync import SyncSender
-from uwgate.tls.terminator import Terminator
+
+if TYPE_CHECKING:  # without TLS nobody has to wait for OpenSSL
+    from uwgate.tls.cache import SharedCache
+    from uwgate.tls.sync import SyncSender
+    from uwgate.tls.terminator import Terminator
 
 EXIT_OK = 0
 EXIT_NO_WORKER = 3

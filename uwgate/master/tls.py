@@ -10,6 +10,7 @@ import functools
 import selectors
 import ssl
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from uwgate.config.settings import HttpSettings, Settings
 from uwgate.config.settings_tls import CacheSettings, TlsSettings
@@ -19,14 +20,15 @@ from uwgate.master.logs import MainLog
 from uwgate.master.loop import Loop
 from uwgate.observe.stats import Cache
 from uwgate.protocols.cache_sync import Update
-from uwgate.tls import openssl
 from uwgate.tls.cache import SharedCache
 from uwgate.tls.errors import TlsError
-from uwgate.tls.redis_store import RedisStore, RedisTicketKeys
-from uwgate.tls.sessions import Sessions, Store
-from uwgate.tls.sync import SyncReceiver, SyncSender
-from uwgate.tls.terminator import Terminator
-from uwgate.tls.tickets import TicketKeys
+
+if TYPE_CHECKING:  # imported where they are needed: most of a start would be spent on them
+    from uwgate.tls.redis_store import RedisStore
+    from uwgate.tls.sessions import Store
+    from uwgate.tls.sync import SyncReceiver, SyncSender
+    from uwgate.tls.terminator import Terminator
+    from uwgate.tls.tickets import TicketKeys
 
 _REREAD = 2.0  # seconds between looks at a file of ticket keys
 _GRACE = 3.0  # seconds for which a ticket key is good beyond the life of its tickets, and one more
@@ -62,6 +64,8 @@ class Tls:
             raise StartError(str(error)) from None
 
     def _prepare_cache(self, settings: CacheSettings) -> None:
+        from uwgate.tls.sync import SyncReceiver, SyncSender
+
         name = settings.name
         try:
             cache = self.caches[name] = SharedCache(settings)
@@ -82,6 +86,11 @@ class Tls:
             self._log.line(f"cache {name}: changes of other machines on udp {address}")
 
     def _terminator(self, http: HttpSettings, tls: TlsSettings) -> Terminator:
+        from uwgate.tls import openssl
+        from uwgate.tls.sessions import Sessions
+        from uwgate.tls.terminator import Terminator
+        from uwgate.tls.tickets import TicketKeys
+
         hooks = openssl.load(self._log.line)
         remote = sessions = None
         if hooks is not None:
@@ -102,6 +111,8 @@ class Tls:
             log=self._log.line,
         )
         if is_store(tls.tickets.source) and self._tickets is not None:
+            from uwgate.tls.redis_store import RedisTicketKeys
+
             terminator.distributed = RedisTicketKeys(
                 tls.tickets, self._tickets, self._log.line, timeout=tls.sessions.timeout
             )
@@ -112,6 +123,8 @@ class Tls:
         if sessions.cache:
             return self.caches[sessions.cache], None
         if sessions.url:
+            from uwgate.tls.redis_store import RedisStore
+
             remote = RedisStore(sessions, self._log.line)
             return remote, remote
         return None, None

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 import uvloop
 
@@ -29,9 +29,11 @@ from uwgate.master.errors import StartError, explain
 from uwgate.master.logs import MainLog
 from uwgate.observe.requestlog import RequestLog, open_request_log
 from uwgate.subscriptions.table import Change, Table
-from uwgate.tls.cache import SharedCache
-from uwgate.tls.sync import SyncSender
-from uwgate.tls.terminator import Terminator
+
+if TYPE_CHECKING:  # without TLS nobody has to wait for OpenSSL
+    from uwgate.tls.cache import SharedCache
+    from uwgate.tls.sync import SyncSender
+    from uwgate.tls.terminator import Terminator
 
 Listener = tuple[ListenerSettings, socket.socket]
 

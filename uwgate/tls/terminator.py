@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from uwgate.config.settings_tls import ListenerTls, PairSettings, TlsSettings
 from uwgate.protocols.tls_hello import ClientHello
@@ -22,9 +23,11 @@ from uwgate.tls.errors import TlsError
 from uwgate.tls.live import OWN, STRICTER, Key, Live, inherit
 from uwgate.tls.names import Entry, Names, host_name
 from uwgate.tls.openssl import OpenSsl
-from uwgate.tls.redis_store import RedisStore, RedisTicketKeys
 from uwgate.tls.sessions import Sessions
 from uwgate.tls.tickets import TicketKeys
+
+if TYPE_CHECKING:  # nobody else has to wait for its client
+    from uwgate.tls.redis_store import RedisStore, RedisTicketKeys
 
 _MEMO = 10_000  # names remembered a listener
 _LONGEST_HOST = 300  # characters of a Host value that is remembered
