@@ -17,6 +17,14 @@ from interop.echoserver import serve_echo
 from interop.peers import Gate, Peer
 
 
+@pytest.fixture(scope="module", autouse=True)
+def unmeasured() -> Iterator[None]:
+    """Coverage of processes doubles the cost of each start, and tests/wire shows the same lines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def uwsgi_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
     """Real uWSGI on a unix socket, an abstract one (its trailing NUL) and TCP, in that order."""
