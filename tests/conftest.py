@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from support.nodes import RawHttpNode, RawUwsgiNode
 from support.uwgate import Gateway, StartGateway, running
+
+if os.environ.get("CI"):  # half of hypothesis' usual number: there is an end to CI's time
+    settings.register_profile("quick", settings.get_profile("ci"), max_examples=50)
+    settings.load_profile("quick")
 
 
 @pytest.fixture
