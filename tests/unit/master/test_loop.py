@@ -33,11 +33,11 @@ def loop(log: MainLog) -> Iterator[Loop]:
 
 def test_timers_run_in_order_and_can_be_cancelled(loop: Loop) -> None:
     seen: list[str] = []
+    started = time.monotonic()
     loop.call_later(0.02, lambda: seen.append("late"))
     loop.call_later(0.0, lambda: seen.append("first"))
     loop.call_later(0.0, lambda: seen.append("second"))
     loop.call_later(0.0, lambda: seen.append("never")).cancel()
-    started = time.monotonic()
     while len(seen) < 3:
         loop.run_once()
     assert seen == ["first", "second", "late"]
