@@ -116,6 +116,8 @@ class Gateway:
         def accepts() -> bool:
             code = self.process.poll()
             assert code is None, f"exited with {code}; {self.command}; log:\n{self.log}"
+            if "] spawned uwgate " not in self.log:
+                return False  # other sockets than that of the address may not be bound yet
             try:
                 Client(self.address).close()
             except OSError:

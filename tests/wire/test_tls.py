@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.certificates import Authority
@@ -139,6 +140,22 @@ def test_head_and_first_bytes_are_one_record(it: Terminating) -> None:
 
 
 # --- large bodies ---------------------------------------------------------------------------------
+
+
+def test_more_in_one_write_than_is_encrypted_at_once(authority: Authority, tmp_path: Path) -> None:
+    """What the kernel takes at once must not end before the rest is encrypted."""
+    page = tmp_path / "502.html"
+    page.write_bytes(BIG[:400_000])
+    with (
+        NODES["http"]() as node,
+        terminating(authority, node, f"--error-page-502={page}", "--http-keepalive=9") as it,
+        it.connect() as client,
+    ):
+        for _ in range(5):
+            node.play(b"nonsense\r\n\r\n", CLOSE)
+            reply = client.ask(get())
+            assert (reply.status, reply.body == BIG[:400_000]) == (502, True)
+            assert client.ask(get(b"/next")).body == b"GET /next 0"  # nor overtake it
 
 
 @pytest.mark.parametrize("version", VERSIONS)

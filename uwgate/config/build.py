@@ -14,6 +14,7 @@ from uwgate.config.compose_client import announce_settings
 from uwgate.config.compose_fast import fast_settings
 from uwgate.config.compose_nodes import check_gateways
 from uwgate.config.compose_subscriptions import subscription_settings
+from uwgate.config.compose_tls import asks_clients
 from uwgate.config.effects import check_effects
 from uwgate.config.found import Found, Matcher
 from uwgate.config.model import Item, Problems
@@ -101,7 +102,9 @@ def _settings(found: Found, problems: Problems) -> Settings:
         announce_settings(found, problems),
         subscriptions,
         fastrouter=fast,
-        caches=used_caches(found, caches, sessions, problems),
+        caches=used_caches(
+            found, caches, sessions, http is not None and asks_clients(http), problems
+        ),
     )
 
 

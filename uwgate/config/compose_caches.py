@@ -63,10 +63,15 @@ def _add(
 
 
 def used_caches(
-    found: Found, caches: dict[str, CacheSettings], used: Collection[str], problems: Problems
+    found: Found,
+    caches: dict[str, CacheSettings],
+    used: Collection[str],
+    asks_clients: bool,
+    problems: Problems,
 ) -> tuple[CacheSettings, ...]:
     """The caches that something is kept in here, with warnings about what they cannot do.
 
+    ``asks_clients``: whether client certificates are asked for, which sessions then stand for.
     The others are those of applications: neither memory nor a port is taken for them.
     """
     for each in found.all("cache", "cache2"):
@@ -80,14 +85,16 @@ def used_caches(
             continue
         for note in value.notes if isinstance(value, Cache2) else ():
             problems.warn(item.origin, item.key, note)
-        _check_exchange(each, caches[name], problems)
+        _check_exchange(each, caches[name], asks_clients, problems)
     copy = found.last("cache-sync")
     if copy is not None and "default" in used:
         problems.warn(copy.item.origin, copy.item.key, NO_COPY)
     return tuple(cache for name, cache in caches.items() if name in used)
 
 
-def _check_exchange(each: Value, cache: CacheSettings, problems: Problems) -> None:
+def _check_exchange(
+    each: Value, cache: CacheSettings, asks_clients: bool, problems: Problems
+) -> None:
     item = each.item
     itself = sorted(set(cache.udp) & set(cache.nodes) - {a for a in cache.udp if _is_group(a)})
     if itself:
@@ -99,6 +106,13 @@ def _check_exchange(each: Value, cache: CacheSettings, problems: Problems) -> No
             " it changes them (as with uWSGI); between uwgate instances a secret protects them"
         )
         problems.warn(item.origin, item.key, message)
+    if not cache.secret and cache.udp and asks_clients:
+        message = (
+            f'whoever can send to the cache "{cache.name}" can plant a session in it, and'
+            " resume it as any client without a certificate: a secret is needed where certificates"
+            " are asked for"
+        )
+        problems.error(item.origin, item.key, message)
     if cache.secret and len(cache.secret) < _SHORT_SECRET:
         message = f"the secret is short; {_SHORT_SECRET} random characters and more are safe"
         problems.warn(item.origin, item.key, message)

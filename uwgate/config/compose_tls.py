@@ -13,7 +13,7 @@ from uwgate.config import tls_values
 from uwgate.config.found import Found, Value
 from uwgate.config.masking import PEM
 from uwgate.config.model import Problems
-from uwgate.config.settings import ListenerSettings
+from uwgate.config.settings import HttpSettings, ListenerSettings
 from uwgate.config.settings_tls import (
     CacheSettings,
     ListenerTls,
@@ -61,6 +61,14 @@ def listener(each: Value, found: Found, problems: Problems) -> ListenerSettings:
     _check_pair(each, value.pair, found, problems.error)
     context = _contexts(found).get(id(each)) or f"http-{value.endpoint.text}"
     return ListenerSettings(value.endpoint, tls=ListenerTls(value.pair, context, value.spdy))
+
+
+def asks_clients(http: HttpSettings) -> bool:
+    """Whether client certificates are asked for by anything that the configuration names."""
+    pairs = [each.tls.pair for each in http.listeners if each.tls is not None]
+    if http.tls is not None:
+        pairs += [each.pair for each in (*http.tls.sni, *http.tls.sni_regexps)]
+    return any(pair.client_ca for pair in pairs)
 
 
 def _contexts(found: Found) -> dict[int, str]:

@@ -79,7 +79,14 @@ class TlsDoor:
         tally.accepted += len(fresh)
         tally.connections += len(fresh)
         for sock, data in fresh:
-            TlsConnection(self, sock).begin(data)
+            connection = TlsConnection(self, sock)
+            try:
+                connection.begin(data)
+            except Exception as error:  # one client's, and not that of all who come after
+                gateway.loop.call_exception_handler(
+                    {"message": "a TLS connection failed", "exception": error}
+                )
+                connection.fail()
 
 
 class TlsConnection(TlsStream):
@@ -384,6 +391,13 @@ class TlsConnection(TlsStream):
             self._drop()
         elif self.stage < OPEN:
             self._drop(Failure.TLS_TIMEOUT)
+
+    def fail(self) -> None:
+        """There is something wrong with us."""
+        if self.stage == OPEN:
+            self.abort()
+        else:
+            self._drop(Failure.TLS_FAILED)
 
     def cut(self) -> None:
         """The gateway ends now."""

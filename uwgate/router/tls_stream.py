@@ -30,6 +30,7 @@ _PIECE = 32768  # bytes encrypted in one call
 _MAX_PLAIN = 16384  # of one record
 _HIGH, _LOW = 65536, 16384  # water marks of unsent bytes, asyncio's
 _AHEAD = 262144  # bytes encrypted before the kernel has taken the last ones
+_REFUSALS = 4096  # bytes that wait for a response to go with it
 _HANG_UP = select.EPOLLHUP | select.EPOLLERR
 
 Engine = Any
@@ -114,10 +115,14 @@ class TlsStream:
             self.end_of_input()
 
     def _hung_up(self, events: int) -> None:
-        """Both directions are shut, or reset, and nobody wants to read now."""
-        if self.eof or events & select.EPOLLERR:
+        """Both directions are shut, or reset, and nobody wants to read now. Or it was said of
+        another connection, which had this number until a moment ago."""
+        if self.eof or (
+            events & select.EPOLLERR
+            and self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+        ):
             self.lost(None)
-        else:  # what has come before is read when it is wanted
+        elif not self.unsent:  # what has come before is read when it is wanted
             self.events = UNWATCHED
             self.gateway.poller.suspend(self.fd)
 
@@ -165,14 +170,21 @@ class TlsStream:
         front = self.front
         if parts and front is not None and not self.closing:
             front.data_received(parts[0] if len(parts) == 1 else b"".join(parts))
+            if self.outgoing.pending > _REFUSALS and not self.closing:
+                broken = self._answer() or broken
         elif self.outgoing.pending and self.fd >= 0:
-            self._send_out()  # what goes with no response
-            # Refusals to renegotiate, for who goes on asking and does not read.
-            broken = broken or self.get_write_buffer_size() > 2 * _AHEAD
+            broken = self._answer() or broken
         if broken:
             self._break()
         elif ended:
             self.end_of_input()
+
+    def _answer(self) -> bool:
+        """Send what goes with no response: refusals to renegotiate. Whether the client goes on
+        asking and does not read."""
+        if self.fd >= 0:
+            self._send_out()
+        return self.get_write_buffer_size() > 2 * _AHEAD
 
     def _break(self) -> None:
         """What came is no record: nothing of this connection can be trusted any more."""
@@ -220,9 +232,9 @@ class TlsStream:
             self.backlog.append(data)
         self.backlog_size += len(data)
         if not self.unsent:
-            try:
+            try:  # a backlog waits behind unsent bytes, never alone: nothing would wake it
                 self._encrypt_backlog()
-                self._send_unsent()
+                self._send_backlog()
             except OSError:  # ssl.SSLError is one
                 self._fail()
                 return
@@ -269,13 +281,16 @@ class TlsStream:
         self.unsent = ()
         return True
 
+    def _send_backlog(self) -> None:
+        """Send what is encrypted, and encrypt more, as long as the kernel takes it. Raises
+        OSError."""
+        while self._send_unsent() and self.backlog is not None:
+            self._encrypt_backlog()
+
     def _flush(self) -> None:
         """The client takes more."""
         try:
-            while self._send_unsent():
-                if self.backlog is None:
-                    break
-                self._encrypt_backlog()
+            self._send_backlog()
         except OSError as error:
             self.lost(error)
             return

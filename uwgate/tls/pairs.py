@@ -186,7 +186,7 @@ def _parse(pem: bytes) -> x509.Certificate | None:
         warnings.simplefilter("ignore")  # OpenSSL is the judge
         try:
             return x509.load_pem_x509_certificate(pem)
-        except ValueError:
+        except (ValueError, x509.InvalidVersion):
             return None
 
 

@@ -217,9 +217,7 @@ def test_the_old_cache() -> None:
         ("items=9,hash_size=8,hash=djb33x", CacheSettings(items=9, hashsize=8)),
         (
             "items=9,udp=127.0.0.1:1; 225.1.1.1:2;,node=127.0.0.1:3",
-            CacheSettings(
-                items=9, udp=("127.0.0.1:1", "225.1.1.1:2"), nodes=("127.0.0.1:3",)
-            ),
+            CacheSettings(items=9, udp=("127.0.0.1:1", "225.1.1.1:2"), nodes=("127.0.0.1:3",)),
         ),
         (
             "items=9,node=gw.example:1;[::1]:2,udp=[::]:3",
@@ -227,9 +225,7 @@ def test_the_old_cache() -> None:
         ),
         (
             r"items=9,secret=0\1\2,nodes=127.0.0.1:3;127.0.0.2:4",
-            CacheSettings(
-                items=9, secret=SECRET[:3], nodes=("127.0.0.1:3", "127.0.0.2:4")
-            ),
+            CacheSettings(items=9, secret=SECRET[:3], nodes=("127.0.0.1:3", "127.0.0.2:4")),
         ),
         *(
             (f"items=9,{name}=127.0.0.1:1", CacheSettings(items=9, udp=("127.0.0.1:1",)))
@@ -293,7 +289,7 @@ def test_what_a_cache_cannot_do() -> None:
 def test_caches_that_nothing_uses() -> None:
     text = "cache = 9\ncache2 = name=a,items=9,bitmap=1,udp=10.0.0.1:1\ncache-sync = a:1"
     unused = [
-        f"{option}: nothing here uses the cache \"{name}\"; those of applications are uWSGI's"
+        f'{option}: nothing here uses the cache "{name}"; those of applications are uWSGI\'s'
         for option, name in (("cache", "default"), ("cache2", "a"))
     ]
     assert caches(text) == ()
@@ -327,6 +323,23 @@ def test_what_is_dangerous_about_an_exchange() -> None:
     ]
     group = f"cache2 = items=9,udp=225.1.1.1:7171,node=225.1.1.1:7171,secret={'x' * 16}\n{USE}"
     assert remarks(group) == []
+
+
+def test_no_stranger_plants_sessions_where_certificates_are_asked_for() -> None:
+    why = (
+        'cache: whoever can send to the cache "default" can plant a session in it, and resume it as'
+        " any client without a certificate: a secret is needed where certificates are asked for"
+    )
+    hears = f"cache = 9\n{USE}\ncache-udp-server = 127.0.0.1:7171"
+    for line in (
+        "https = :2,foobar.crt,foobar.key,,foobar.crt",
+        "sni = a.example foobar.crt,foobar.key,,!foobar.crt",
+        "sni-regexp = a foobar.crt,foobar.key,,foobar.crt",
+    ):
+        assert complaints(f"{hears}\n{line}") == [why]
+        assert remarks(f"{hears}\n{line}\ncache-secret = {'x' * 16}") == []
+        assert remarks(f"cache = 9\n{USE}\ncache-udp-node = 127.0.0.1:7171\n{line}") == []
+    assert remarks(f"{hears}\nsni = a.example foobar.crt,foobar.key") == []
 
 
 @pytest.mark.parametrize(
@@ -365,7 +378,7 @@ def test_nothing_but_values_errors(text: str) -> None:
         ("off", ""),
         ("false", ""),
         ("max-age=1", "max-age=1"),
-        (" MAX-AGE = \"31\" ; includeSubDomains ", 'MAX-AGE = "31" ; includeSubDomains'),
+        (' MAX-AGE = "31" ; includeSubDomains ', 'MAX-AGE = "31" ; includeSubDomains'),
         ("includeSubDomains;max-age=1;preload", "includeSubDomains;max-age=1;preload"),
         (";;max-age=1;", ";;max-age=1;"),
         ('max-age=1; note="a;b\\""', 'max-age=1; note="a;b\\""'),

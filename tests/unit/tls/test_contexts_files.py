@@ -94,6 +94,18 @@ def test_a_certificate_of_which_only_openssl_knows_the_form(tmp_path: Path, file
     assert not context.covers("localhost")
 
 
+def test_a_certificate_of_a_version_that_does_not_exist(tmp_path: Path, files: Pair) -> None:
+    der = ssl.PEM_cert_to_DER_cert(
+        files.cert.read_text().partition("-----END")[0] + "-----END CERTIFICATE-----\n"
+    )
+    version = bytes.fromhex("a003020102")  # [0] EXPLICIT INTEGER 2, RFC 5280 section 4.1
+    assert der.count(version) == 1
+    path = tmp_path / "fifth.crt"
+    path.write_text(ssl.DER_cert_to_PEM_cert(der.replace(version, bytes.fromhex("a003020104"))))
+    context = made(path, files.key)  # OpenSSL does not mind
+    assert (context.names, context.not_after) == ((), 0)
+
+
 @pytest.mark.parametrize("parameters", [True, False])
 def test_dh_parameters_in_the_certificate(tmp_path: Path, parameters: bool) -> None:
     world = World(tmp_path)
