@@ -167,7 +167,7 @@ def test_show_config_gives_the_same_settings() -> None:
         "https2 = addr=:3,cert=foobar.crt,key=foobar.key\nhttps-session-context = y\n"
         "http-to-https = :4\nhttps = :5,foobar.crt,foobar.key,HIGH,!ca.crt\n"
         "sni = *.b other.crt,other.key\nsni-regexp = ^a%%b other.crt,other.key\n"
-        "cache = 100\ncache-blocksize = 4k\ncache-udp-server = 127.0.0.1:7171\n"
+        "cache = 100\ncache-blocksize = 4k\ncache-udp-node = 127.0.0.1:7171\n"
         "ssl-sessions-use-cache\nssl-tickets = true\nssl-option = 4\nssl-option = 8\n"
         "stats = 127.0.0.1:5001\nhttps-hsts = max-age=1; includeSubDomains\n"
     )
