@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
+from uwgate.config.settings_static import StaticSettings
 from uwgate.config.settings_tls import CacheSettings, ListenerTls, Redirect, TlsSettings
 
 Network = IPv4Network | IPv6Network
@@ -269,6 +270,7 @@ class HttpSettings(GatewaySettings):
     export_cert: bool = False  # https-export-cert: HTTPS_CC towards uwsgi nodes
     client_headers: bool = False  # https-client-headers: X-SSL-Client-* towards HTTP nodes
     hsts: str = ""  # value of Strict-Transport-Security on responses over TLS; "" = none
+    static: StaticSettings | None = None  # not None where files are served
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Files: opened below a directory and nowhere else, their media types, lists of directories."""

@@ -1,0 +1,139 @@
+"""Representations of files (RFC 9110 §8): fields, validators, expiry, and ready-made heads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from uwgate.config.settings_static import ExpiresRule, StaticSettings
+from uwgate.files.entries import Answer, Entry, Expiry, File, make_head
+from uwgate.files.mime import MimeTypes
+from uwgate.protocols.codings import accepted
+from uwgate.protocols.http1_response import ResponseHead
+from uwgate.protocols.http_date import LATEST, format_date
+from uwgate.protocols.paths import decoded_path
+
+_MAX_ANSWERS = 64  # of one entry; more than one only where rules look at the whole target
+_NOSNIFF = b"X-Content-Type-Options: nosniff\r\n"
+_LISTING_LINES = (
+    b"Cache-Control: no-cache\r\nVary: Accept\r\n"
+    b"Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n" + _NOSNIFF
+)
+
+
+class Representations:
+    """Makes and remembers the answers of entries. ``now``: seconds since the epoch, of the second
+    that has begun last."""
+
+    __slots__ = ("_by_uri", "_mime", "_ranges", "_rules")
+
+    def __init__(self, settings: StaticSettings) -> None:
+        self._mime = MimeTypes(settings.mime, settings.charset)
+        self._ranges = settings.ranges
+        # uWSGI's order: by file, path, target, type; and of each those from now on first.
+        order = ("file", "path-info", "uri", "type")
+        self._rules: Sequence[ExpiresRule] = sorted(
+            settings.expires, key=lambda rule: (order.index(rule.by), rule.mtime)
+        )
+        self._by_uri = any(rule.by == "uri" for rule in self._rules)
+
+    def choose(
+        self, entry: Entry, encodings: bytes | None, accept: bytes, target: bytes, now: int
+    ) -> Answer:
+        """The answer for a client with these Accept-Encoding and Accept values."""
+        coding = b""
+        variants = entry.variants
+        if variants:
+            if entry.kind == "listing":
+                coding = b"json" if _wants_json(accept) else b""
+            else:
+                coding = next(iter(accepted(encodings, tuple(variants))), b"")
+        key = (coding, target if self._by_uri else b"")
+        answer = entry.answers.get(key)
+        if answer is None:
+            if len(entry.answers) >= _MAX_ANSWERS:
+                entry.answers.clear()
+            file = variants[coding] if variants and coding else entry.file
+            assert file is not None
+            answer = entry.answers[key] = Answer(entry, file)
+            if entry.kind == "listing":
+                self._describe_listing(answer, coding)
+            else:
+                self._describe(answer, coding, target, now)
+        return answer
+
+    def _describe_listing(self, answer: Answer, coding: bytes) -> None:
+        kind = b"application/json" if coding else b"text/html; charset=utf-8"
+        answer.content_type = kind
+        answer.lines = b"Content-Type: %b\r\n%b" % (kind, _LISTING_LINES)
+        answer.head = make_head(200, b"OK", answer.lines, answer.file.size)
+
+    def _describe(self, answer: Answer, coding: bytes, target: bytes, now: int) -> None:
+        entry, file = answer.entry, answer.file
+        assert entry.file is not None
+        answer.content_type = kind = self._mime.of(entry.file.path)
+        weak = b"W/" if file.young else b""
+        suffix = b"-" + coding if coding else b""
+        answer.etag = etag = b'%b"%x-%x%b"' % (weak, file.identity[3], file.size, suffix)
+        validators = b"ETag: %b\r\n" % etag
+        if 0 <= file.mtime <= min(time.time(), LATEST):  # RFC 9110 §8.8.2.1: never later than Date
+            answer.last_modified = file.mtime
+            validators = b"Last-Modified: %b\r\n%b" % (format_date(file.mtime), validators)
+        vary = b"Vary: Accept-Encoding\r\n" if entry.variants is not None else b""
+        answer.kept_lines = validators + vary
+        answer.lines = b"".join(
+            (
+                b"Content-Type: %b\r\n" % kind,
+                b"Content-Encoding: %b\r\n" % coding if coding else b"",
+                validators,
+                b"Accept-Ranges: bytes\r\n" if self._ranges else b"",
+                vary,
+                _NOSNIFF,
+            )
+        )
+        answer.expiry = self._expiry(file, kind, entry.path, target)
+        answer.head = make_head(200, b"OK", answer.lines + self.expires(answer, now), file.size)
+        answer.dated_at = now
+
+    def _expiry(self, file: File, kind: bytes, path: bytes, target: bytes) -> Expiry | None:
+        """By the first rule that matches."""
+        if not self._rules:
+            return None
+        texts = {
+            "file": file.path,
+            "path-info": decoded_path(target) or path,
+            "uri": target,
+            "type": kind.partition(b";")[0],
+        }
+        for rule in self._rules:
+            match = rule.pattern.fullmatch if rule.by == "type" else rule.pattern.search
+            if match(texts[rule.by]):
+                return Expiry(rule.seconds, file.mtime + rule.seconds if rule.mtime else -1)
+        return None
+
+    @staticmethod
+    def expires(answer: Answer, now: int) -> bytes:
+        """The lines that say how long the answer is good, from now on."""
+        expiry = answer.expiry
+        if expiry is None:
+            return b""
+        at = expiry.fixed if expiry.fixed >= 0 else now + expiry.seconds
+        age = max(0, at - now)
+        return b"Expires: %b\r\nCache-Control: max-age=%d\r\n" % (
+            format_date(min(at, LATEST)),
+            age,
+        )
+
+    def head(self, answer: Answer, now: int) -> ResponseHead:
+        """The head of a 200, with Expires of this second."""
+        if answer.expiry is not None and answer.dated_at != now:
+            lines = answer.lines + self.expires(answer, now)
+            answer.head = make_head(200, b"OK", lines, answer.file.size)
+            answer.dated_at = now
+        return answer.head
+
+
+def _wants_json(accept: bytes) -> bool:
+    wanted = accept.lower()
+    html, json = wanted.find(b"text/html"), wanted.find(b"application/json")
+    return json >= 0 and (html < 0 or json < html)

@@ -1,0 +1,387 @@
+"""From a request's target to what is to be sent: lookup in uWSGI's order, and what is remembered.
+
+A path that was found stays known. Once a second (``static-cache-paths``), when it is asked for, the
+names on its way are looked at again; what was opened is only opened anew if they show another file.
+What was not found is forgotten every second.
+
+``known`` is for the event loop. ``load`` does all that may have to wait for a disk, touches nothing
+that is shared, and may run in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import stat
+from collections.abc import Iterator
+from typing import Literal
+
+from uwgate.config.settings_static import StaticMap, StaticSettings
+from uwgate.files import listing
+from uwgate.files.entries import KEPT_SIZE, Entry, File, identity
+from uwgate.files.opening import Opened, Root
+from uwgate.protocols.paths import decoded_path
+
+_MAX_ENTRIES = 20_000
+_MAX_TARGETS = 50_000
+_MAX_BYTES = 64 << 20
+_MAX_DESCRIPTORS = 1024
+_LONG_TARGET = 1024  # bytes; longer ones are looked up each time
+_OVERHEAD = 1024  # bytes of an entry beside its data
+
+CODINGS = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
+"""Content codings (RFC 9110 §8.4.1, RFC 7932, RFC 8878) and the endings of files in them, best
+first."""
+
+# A file that an application names is under another key than any path: those begin with a slash.
+_NAMED = b"\0"
+
+Unknown = Literal["unknown"]
+UNKNOWN: Unknown = "unknown"
+
+
+class Counters:
+    """``requests``: files sent (200, 206); ``offloaded``: lookups and reads left to threads."""
+
+    __slots__ = ("hits", "loads", "misses", "not_modified", "offloaded", "requests", "sent")
+
+    def __init__(self) -> None:
+        self.requests = self.not_modified = self.sent = 0
+        self.hits = self.loads = self.misses = self.offloaded = 0
+
+
+class Site:
+    """The files of one gateway in one worker."""
+
+    __slots__ = (
+        "_accel", "_descriptors", "_max_descriptors", "_missed", "_named_from", "_paths", "_places",
+        "_roots", "_size", "_targets", "_turned", "_variants", "counters", "now", "settings",
+        "tick",
+    )  # fmt: skip
+
+    def __init__(self, settings: StaticSettings) -> None:
+        self.settings = settings
+        self.counters = Counters()
+        self.now = 0
+        self.tick = 0
+        self._turned = 0.0
+        safe = [Root(path) for path in settings.safe]
+        # (mount, root, whether the whole path is looked for below it), in uWSGI's order.
+        self._places: list[tuple[bytes, Root, bool]] = []
+        everywhere = [StaticMap(b"", path, whole=True) for path in settings.checks]
+        behind = [StaticMap(b"", settings.docroot, whole=True)] if settings.docroot else []
+        for each in (*everywhere, *settings.maps, *behind):
+            self._places.append((each.prefix, Root(each.path, safe), each.whole))
+        self._accel = [(each.prefix, Root(each.path, safe), False) for each in settings.accel]
+        roots = [*safe, *(root for _, root, _ in self._places)]
+        self._roots = [*roots, *(root for _, root, _ in self._accel)]
+        self._named_from = sorted(roots, key=lambda root: len(root.path), reverse=True)
+        compressed = settings.compressed
+        self._variants = bool(
+            compressed.everything
+            or compressed.prefixes
+            or compressed.suffixes
+            or compressed.regexps
+        )
+        self._targets: dict[bytes, Entry] = {}
+        self._paths: dict[bytes, Entry] = {}  # the least recently checked first
+        self._missed: set[bytes] = set()
+        self._size = self._descriptors = 0
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._max_descriptors = min(_MAX_DESCRIPTORS, limit // 4)
+
+    def turn(self, now: float) -> None:
+        """Once a second; ``now``: seconds since the epoch."""
+        self.now = int(now)
+        if abs(now - self._turned) < self.settings.cache_paths - 0.5:
+            return
+        self._turned = now
+        self.tick += 1
+        self._missed.clear()
+        for root in self._roots:
+            root.refresh()
+
+    # --- in the event loop ------------------------------------------------------------------------
+
+    def known(self, target: bytes) -> Entry | Unknown | None:
+        """What this target leads to; None: nothing. UNKNOWN: that has to be loaded."""
+        entry = self._targets.get(target)
+        if entry is None:
+            if target in self._missed:
+                return None
+            path = decoded_path(target)
+            if path is None or path.endswith(self.settings.skip_ext):
+                self._miss(target)
+                return None
+            return self._by_path(target, path)
+        if entry.checked == self.tick:
+            return entry
+        if not entry.gone and self._is_still(entry):
+            return entry
+        del self._targets[target]
+        return self._by_path(target, entry.path)
+
+    def _by_path(self, target: bytes, path: bytes) -> Entry | Unknown:
+        entry = self._paths.get(path)
+        if entry is None or not (entry.checked == self.tick or self._is_still(entry)):
+            return UNKNOWN
+        self._remember(target, entry)
+        return entry
+
+    def find(self, target: bytes) -> Entry | None:
+        """The same with all that has to be done for it, here and now. Raises OSError if there is no
+        descriptor or memory left."""
+        found = self.known(target)
+        if found is not UNKNOWN:
+            return found  # type: ignore[return-value]
+        path = self.path_of(target)
+        return self.keep(target, path, self.load(path))
+
+    @staticmethod
+    def path_of(target: bytes) -> bytes:
+        """The key of a target that is not refused: its path, or a name (``named_key``)."""
+        return target if target.startswith(_NAMED) else decoded_path(target) or b"/"
+
+    def keep(self, target: bytes, path: bytes, entry: Entry | None) -> Entry | None:
+        """Remember what ``load`` has found."""
+        self.counters.loads += 1
+        if entry is None:
+            self._miss(target)
+            return None
+        before = self._paths.get(path)
+        if before is not None:
+            self._drop(before)
+        entry.checked = self.tick
+        files = entry.files()
+        entry.size = _OVERHEAD + len(path) + sum(len(each.data or b"") for each in files)
+        self._paths[path] = entry
+        self._size += entry.size
+        self._descriptors += sum(each.fd >= 0 for each in files)
+        self._remember(target, entry)
+        while self._paths and (
+            len(self._paths) > _MAX_ENTRIES
+            or self._size > _MAX_BYTES
+            or self._descriptors > self._max_descriptors
+        ):
+            self._drop(next(iter(self._paths.values())))
+        return entry
+
+    def _remember(self, target: bytes, entry: Entry) -> None:
+        if len(target) <= _LONG_TARGET:
+            if len(self._targets) >= _MAX_TARGETS:
+                self._targets.clear()
+            self._targets[target] = entry
+
+    def _miss(self, target: bytes) -> None:
+        self.counters.misses += 1
+        if len(target) <= _LONG_TARGET and len(self._missed) < _MAX_TARGETS:
+            self._missed.add(target)
+
+    def _drop(self, entry: Entry) -> None:
+        """Files close with their last reference: who is sending one goes on."""
+        del self._paths[entry.path]
+        entry.gone = True
+        entry.checked = -1
+        self._size -= entry.size
+        self._descriptors -= sum(each.fd >= 0 for each in entry.files())
+
+    def _is_still(self, entry: Entry) -> bool:
+        """Whether the names on the way show what they showed before."""
+        if entry.signature is None or self._look(entry.path) != entry.signature:
+            self._drop(entry)
+            return False
+        entry.checked = self.tick
+        self._paths[entry.path] = self._paths.pop(entry.path)
+        return True
+
+    # --- names of an application ------------------------------------------------------------------
+
+    def named_key(self, value: bytes, *, uri: bool) -> bytes | None:
+        """The key, for ``find``, of the file that an application names; None: it must not. ``uri``:
+        a path that ``static-accel`` maps, else an absolute file name."""
+        if uri:
+            path = decoded_path(value)
+            return None if path is None else _NAMED + b"uri" + path
+        if not value.startswith(b"/") or b"\0" in value or b".." in value.split(b"/"):
+            return None
+        return _NAMED + b"file" + os.path.normpath(value).replace(b"//", b"/")
+
+    def _named(self, key: bytes) -> Iterator[tuple[Root, bytes]]:
+        if key.startswith(b"uri", 1):
+            path = key[4:]
+            for mount, root, _ in self._accel:
+                if _below(path, mount):
+                    yield root, path[len(mount) :].strip(b"/")
+            return
+        path = key[5:]
+        for root in self._named_from:
+            above = root.path.rstrip(b"/")
+            if _below(path, above):
+                yield root, path[len(above) :].strip(b"/")
+                return
+
+    # --- what may wait for a disk -----------------------------------------------------------------
+
+    def _candidates(self, path: bytes) -> Iterator[tuple[Root, bytes]]:
+        """Where to look for a path, in order; no slash at either end of the relative ones."""
+        if path.startswith(_NAMED):
+            yield from self._named(path)
+            return
+        for mount, root, whole in self._places:
+            if _below(path, mount):
+                yield root, (path if whole else path[len(mount) :]).strip(b"/")
+
+    def _look(self, path: bytes) -> tuple[object, ...] | None:
+        """What the names show, without opening anything. It only serves to be compared."""
+        names = self._names(path)
+        for number, (root, relative) in enumerate(self._candidates(path)):
+            status = root.stat(relative)
+            if status is None:
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                for index in self.settings.index:
+                    inner = _join(relative, index)
+                    status = root.stat(inner)
+                    if status is not None and stat.S_ISREG(status.st_mode):
+                        return number, *self._shown(root, inner, status, names)
+                if self.settings.autoindex:
+                    return None  # what is in it may change without its own time
+            elif stat.S_ISREG(status.st_mode) and not path.endswith(b"/"):
+                return number, *self._shown(root, relative, status, names)
+        return None
+
+    def _names(self, path: bytes) -> tuple[bytes, ...]:
+        """Endings to look for beside a file."""
+        return tuple(CODINGS.values()) if self._variants else ()
+
+    @staticmethod
+    def _shown(
+        root: Root, relative: bytes, status: os.stat_result, endings: tuple[bytes, ...]
+    ) -> Iterator[object]:
+        yield identity(status)
+        for ending in endings:
+            status_or_none = root.stat(relative + ending)
+            yield None if status_or_none is None else identity(status_or_none)
+
+    def load(self, path: bytes) -> Entry | None:
+        """Look a path up, open what it leads to, and read it if it is small. Raises OSError if
+        there is no descriptor or memory left."""
+        signature = self._look(path)
+        for root, relative in self._candidates(path):
+            entry = self._load_from(root, relative, path)
+            if entry is not None:
+                # What was looked at has to be what was opened.
+                file = entry.file
+                if signature is None or file is None or signature[1] != file.identity:
+                    return entry
+                if not any(each.young for each in entry.files()):
+                    entry.signature = signature
+                return entry
+        return None
+
+    def _load_from(self, root: Root, relative: bytes, path: bytes) -> Entry | None:
+        named = path.startswith(_NAMED)
+        slash = path.endswith(b"/") and not named
+        opened = root.open(relative, self.settings.dotfiles or named)
+        if opened is None:
+            return None
+        if stat.S_ISREG(opened.stat.st_mode):
+            if slash or (not named and opened.path.endswith(self.settings.skip_ext)):
+                os.close(opened.fd)
+                return None
+            return self._file_entry(root, relative, path, opened)
+        try:
+            return None if named else self._directory(root, relative, path, opened)
+        finally:
+            os.close(opened.fd)
+
+    def _directory(
+        self, root: Root, relative: bytes, path: bytes, directory: Opened
+    ) -> Entry | None:
+        """Its index, its listing, or the way to its name with a slash."""
+        settings = self.settings
+        slash = path.endswith(b"/")
+        for index in settings.index:
+            inner = _join(relative, index)
+            opened = root.open(inner, settings.dotfiles)
+            if opened is None:
+                continue
+            usable = stat.S_ISREG(opened.stat.st_mode)
+            if not usable or opened.path.endswith(settings.skip_ext) or not slash:
+                os.close(opened.fd)
+                if usable and not slash:
+                    return Entry(path, "redirect")
+                continue
+            return self._file_entry(root, inner, path, opened)
+        if not settings.autoindex:
+            return None
+        if not slash:
+            return Entry(path, "redirect")
+        found, cut = listing.entries(directory.fd, settings.dotfiles)
+        entry = Entry(path, "listing")
+        entry.file = File.made(listing.html(path, found, cut))
+        entry.variants = {b"json": File.made(listing.as_json(path, found, cut))}
+        return entry
+
+    def _file_entry(self, root: Root, relative: bytes, path: bytes, opened: Opened) -> Entry:
+        entry = Entry(path, "file")
+        entry.file = _kept(File(opened.fd, identity(opened.stat), opened.path))
+        if self._is_compressed(opened.path):
+            entry.variants = {}
+            for coding, ending in CODINGS.items():
+                other = root.open(relative + ending, self.settings.dotfiles)
+                if other is None:
+                    continue
+                if stat.S_ISREG(other.stat.st_mode):
+                    entry.variants[coding] = _kept(File(other.fd, identity(other.stat), other.path))
+                else:
+                    os.close(other.fd)
+        return entry
+
+    def _is_compressed(self, path: bytes) -> bool:
+        """Whether compressed forms of this file are looked for."""
+        rules = self.settings.compressed
+        return (
+            rules.everything
+            or path.startswith(rules.prefixes)
+            or path.endswith(rules.suffixes)
+            or any(each.search(path) for each in rules.regexps)
+        )
+
+    # --- statistics -------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, int]:
+        """``{"requests", "not_modified", "bytes", "hits", "loads", "misses", "offloaded",
+        "entries", "cached_bytes", "descriptors"}``"""
+        counters = self.counters
+        return {
+            "requests": counters.requests,
+            "not_modified": counters.not_modified,
+            "bytes": counters.sent,
+            "hits": counters.hits,
+            "loads": counters.loads,
+            "misses": counters.misses,
+            "offloaded": counters.offloaded,
+            "entries": len(self._paths),
+            "cached_bytes": self._size,
+            "descriptors": self._descriptors,
+        }
+
+
+def _kept(file: File) -> File:
+    """In memory, if it is small and nobody is writing to it."""
+    if file.size <= KEPT_SIZE:
+        try:
+            file.read_whole()
+        except OSError:
+            pass  # who sends it finds out
+    return file
+
+
+def _below(path: bytes, mount: bytes) -> bool:
+    """Whether ``path`` is ``mount`` or below it. Both begin with a slash, or the mount is empty."""
+    return not mount or path == mount or path.startswith(mount + b"/")
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name if directory else name
