@@ -6,7 +6,8 @@ once a second), so results are remembered under the exact bytes, as for requests
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from uwgate.protocols.http1 import (
     HOP_BY_HOP,
@@ -43,9 +44,12 @@ _STEERING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ResponsePolicy:
-    """``gzip``: ``uWSGI-Encoding: gzip`` asks us to compress (http-auto-gzip)."""
+    """``gzip``: ``uWSGI-Encoding: gzip`` asks us to compress (http-auto-gzip). ``files``: fields
+    (lower case) that name a file to send instead, and whether they do so by a path of URIs
+    (X-Accel-Redirect) or by a file name (X-Sendfile)."""
 
     gzip: bool = False
+    files: Mapping[bytes, bool] = field(default_factory=dict)
     max_fields: int = 256
 
 
@@ -64,7 +68,8 @@ class ResponseHead:
     Date and the blank line, where the node sent no Date and the length is known, else b"".
     ``now_dated``, ``dated_with``: room for ``undated`` with the Date line of this second.
     ``whole``: ``ready`` or ``undated``, with a body of known length: all that a plain request
-    needs. ``count``: number of fields passed on.
+    needs. ``count``: number of fields passed on. ``file``: what a field of ``ResponsePolicy.files``
+    says, and whether that is a path of URIs; the field itself is not passed on.
     """
 
     __slots__ = (
@@ -73,6 +78,7 @@ class ResponseHead:
         "count",
         "dated",
         "dated_with",
+        "file",
         "framing",
         "gzip",
         "length",
@@ -106,6 +112,7 @@ class ResponseHead:
         self.whole = False
         self.vary = False  # Vary already names Accept-Encoding or *
         self.count = 0
+        self.file: tuple[bytes, bool] | None = None
 
 
 class ResponseParser:
@@ -144,6 +151,8 @@ class ResponseParser:
         options = self._connection(head, values, minor=match[1])
         if options:
             kept = [(name, line) for name, line in kept if name not in options]
+        if self.policy.files:
+            kept = self._file(head, kept)
         self._gzip(head, values)
         if head.gzip:
             kept = [(name, line) for name, line in kept if name != b"uwsgi-encoding"]
@@ -209,6 +218,21 @@ class ResponseParser:
         if b"upgrade" in values:
             head.upgrade = b", ".join(values[b"upgrade"])
         return options - {b"close", b"keep-alive", b"upgrade", b"date"}
+
+    def _file(
+        self, head: ResponseHead, kept: list[tuple[bytes, bytes]]
+    ) -> list[tuple[bytes, bytes]]:
+        """The file that a successful response names; the fields that are left."""
+        files = self.policy.files
+        named = [(name, line) for name, line in kept if name in files]
+        if not named:
+            return kept
+        if head.status < 300 and head.status >= 200:
+            if len(named) > 1:
+                raise Http1Error(Fault.BAD_MESSAGE, "several files")
+            name, line = named[0]
+            head.file = (split_field(line)[1], files[name])
+        return [(name, line) for name, line in kept if name not in files]
 
     def _gzip(self, head: ResponseHead, values: dict[bytes, list[bytes]]) -> None:
         if self.policy.gzip and b"content-encoding" not in values:

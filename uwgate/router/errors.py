@@ -21,6 +21,9 @@ class Failure(Enum):
     BAD_HOST = (400, "bad-host", "The Host field is missing, repeated or malformed.")
     BAD_PROXY = (400, "bad-proxy-header", "The PROXY protocol header is malformed or not allowed.")
     PLAIN_HTTP = (400, "plain-http", "This port speaks HTTPS; the request came in clear text.")
+    NOT_FOUND = (404, "not-found", "There is nothing of this name.")
+    NO_SUCH_FILE = (404, "no-such-file", "The file that the application named cannot be sent.")
+    STATIC_METHOD = (405, "static-method", "There are only files here: GET and HEAD.")
     METHOD_REFUSED = (405, "method-refused", "This method is not served here.")
     HEAD_TIMEOUT = (408, "head-timeout", "The request head did not arrive in time.")
     BODY_TIMEOUT = (408, "body-timeout", "The request body did not arrive in time.")
@@ -51,6 +54,7 @@ class Failure(Enum):
     NODE_TRUNCATED = (0, "node-truncated", "The application's answer ended before its length.")
     NODE_STALLED = (0, "node-stalled", "The application stopped in the middle of its answer.")
     TUNNEL_TIMEOUT = (0, "tunnel-timeout", "A tunnelled connection was silent for too long.")
+    FILE_CHANGED = (0, "file-changed", "A file was changed, or could not be read, in its transfer.")
     KILLED = (0, "killed", "The gateway was stopped before the response was complete.")
     # TLS connections that ended before (or instead of) a request.
     TLS_TIMEOUT = (0, "tls-timeout", "The TLS handshake took too long.")
@@ -81,6 +85,7 @@ FAILURES = {
 
 PHRASES: dict[int, str] = {
     400: "Bad Request",
+    404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
     411: "Length Required",

@@ -31,6 +31,9 @@ class Exchange(Attempts):
 
     __slots__ = ()
 
+    source = ""
+    """What the request log says where no node was asked."""
+
     # --- from the front -----------------------------------------------------------------------
 
     def start(

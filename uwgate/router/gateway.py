@@ -410,7 +410,7 @@ class Gateway:
                 response_head=front.head_bytes,
                 response_body=front.sent_bytes,
                 response_fields=front.fields,
-                node=node.name if node is not None else "",
+                node=node.name if node is not None else exchange.source,
                 attempts=exchange.attempts,
                 failure=failure,
                 keepalive=front.persist,

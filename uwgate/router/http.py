@@ -7,12 +7,15 @@ import re
 import socket
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import ip_address
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
 from uwgate.config.settings import HttpSettings, ListenerSettings
+from uwgate.files.represent import Representations
+from uwgate.files.site import Site
 from uwgate.protocols.http1 import Fault, Http1Error
 from uwgate.protocols.http1_request import (
     RequestLine,
@@ -20,16 +23,19 @@ from uwgate.protocols.http1_request import (
     RequestPolicy,
     parse_request_line,
 )
+from uwgate.protocols.http1_response import ResponseParser, ResponsePolicy
 from uwgate.protocols.uwsgi import var
 from uwgate.router.acceptor import Acceptor
 from uwgate.router.affinity import Sticky
 from uwgate.router.clock import TICK
+from uwgate.router.exchange import Exchange
 from uwgate.router.facts import RequestLog
 from uwgate.router.gateway import Accepting, Gateway, Listener
 from uwgate.router.hsts import Hsts, HstsFront
 from uwgate.router.http1_front import Http1Front
 from uwgate.router.http1_responses import KEPT_HEAD
 from uwgate.router.redirect import RedirectFront
+from uwgate.router.static_exchange import StaticExchange
 from uwgate.router.tls_accept import TlsConnection, TlsDoor
 from uwgate.subscriptions.table import FILES, JOIN, LEAVE, NOTHING, Change, certificate
 
@@ -58,6 +64,11 @@ class HttpGateway(Gateway):
         measured: bool = False,
     ) -> None:
         self.terminator: Terminator | None = None
+        static = settings.static
+        self.site = Site(static) if static is not None else None
+        self.representations = Representations(static) if static is not None else None
+        self.make_exchange: type[Exchange] = StaticExchange if static is not None else Exchange
+        self.pool: ThreadPoolExecutor | None = None  # for what may have to wait for a disk
         # In the order in which their time ends.
         self.handshaking: dict[TlsConnection, None] = {}
         self.lingering: dict[TlsConnection, None] = {}
@@ -72,6 +83,10 @@ class HttpGateway(Gateway):
             measured=measured,
             auto_gzip=settings.auto_gzip,
         )
+        self.nodeless = settings.mapper.kind == "static" and not self.static_nodes
+        if static is not None and static.sendfile_fields:
+            names = {field.name: field.uri for field in static.sendfile_fields}
+            self.responses = ResponseParser(ResponsePolicy(gzip=settings.auto_gzip, files=names))
         self.keepalive = settings.keepalive
         self.quick_limit = min(settings.max_head, KEPT_HEAD)
         # Whether an idle connection's deadline may come before that of the request it had.
@@ -105,6 +120,8 @@ class HttpGateway(Gateway):
 
     def _on_tick(self, now: float) -> None:
         super()._on_tick(now)
+        if self.site is not None:
+            self.site.turn(time.time())
         self.idle_deadline = now + self.settings.keepalive_timeout
         if self.terminator is not None:
             self.terminator.tick(now)
@@ -135,6 +152,9 @@ class HttpGateway(Gateway):
         self._on_tick(self.clock.now)
 
     async def start(self, sockets: Sequence[tuple[ListenerSettings, socket.socket]]) -> None:
+        static = self.settings.static
+        if static is not None and static.offload_threads:
+            self.pool = ThreadPoolExecutor(static.offload_threads, "offload")
         if self.terminator is not None:
             self.terminator.start(self.loop, self.complain)
             if self.subscribed is not None:
@@ -214,10 +234,14 @@ class HttpGateway(Gateway):
             connection.cut()
         if self.terminator is not None:
             self.terminator.close()
+        if self.pool is not None:
+            self.pool.shutdown(wait=False, cancel_futures=True)
         await super().close()
 
     def snapshot(self) -> dict[str, object]:
         snapshot = super().snapshot()
+        if self.site is not None:
+            snapshot["static"] = self.site.snapshot()
         if self.terminator is not None:
             snapshot["tls"] = self.terminator.snapshot()
             snapshot["tls_handshaking"] = len(self.handshaking)

@@ -21,7 +21,6 @@ from uwgate.protocols.http1_request import (
 )
 from uwgate.protocols.http1_varying import VaryingLines
 from uwgate.router.errors import FAILURES, Failure
-from uwgate.router.exchange import Exchange
 from uwgate.router.http1_client import Http1Client
 from uwgate.router.http1_responses import (
     BODY,
@@ -59,7 +58,7 @@ class Http1Front(Http1Client, asyncio.Protocol):
 
     def __init__(self, gateway: HttpGateway, constants: bytes) -> None:
         super().__init__(gateway, constants)
-        self.exchange = Exchange(gateway, self)
+        self.exchange = gateway.make_exchange(gateway, self)
         self.last = b""  # the last request, if it took the first lines of data_received
         self.line = b""
         self.varying: VaryingLines | None = None
@@ -185,6 +184,8 @@ class Http1Front(Http1Client, asyncio.Protocol):
                 gateway.tally.errors[Failure.CLIENT_CLOSED] += 1
             self.log(None if tunnel else Failure.CLIENT_CLOSED)
         gateway.clock.forget(self)
+        if self.raw is not None:
+            self.raw.close()
         self.exchange = gateway.no_exchange  # ours points at us: nothing to leave to the collector
         if gateway.draining:
             gateway.check_drained()

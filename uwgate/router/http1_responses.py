@@ -7,9 +7,11 @@ connection ends. The request half is ``http1_front.Http1Front``.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 import time
+from _socket import socket as new_socket  # see upstream_uwsgi
 from typing import TYPE_CHECKING, cast
 
 from uwgate.protocols.chunked import encode_chunk, last_chunk
@@ -29,9 +31,18 @@ if TYPE_CHECKING:
 HEAD, BODY, WAIT, TUNNEL, LINGER, PREFACE, GONE = range(7)
 
 KEPT_HEAD = 4096  # bytes; of longer heads an idle connection remembers nothing
+_KEPT_STATUS = (404, 500, 502, 503, 504)  # of failures that say nothing against the client
 _RESET = struct.pack("ii", 1, 0)  # struct linger: on, zero seconds
 
 NOT_YET = RequestBlock(b"")  # equal to no block
+
+
+def _dated(head: ResponseHead, date: bytes) -> bytes:
+    """The whole head with the Date of this second."""
+    if head.dated_with is not date:  # once a second
+        head.dated_with = date
+        head.now_dated = head.undated + date + b"\r\n"
+    return head.now_dated
 
 
 class Http1Responses:
@@ -55,6 +66,7 @@ class Http1Responses:
         "http_tail",
         "node_eof",
         "persist",
+        "raw",
         "reading",
         "request",
         "scheme",
@@ -91,6 +103,7 @@ class Http1Responses:
         self.node_eof = False  # in a tunnel: the node sends no more
         self.framing = NONE
         self.gzip: responder.Gzip | None = None
+        self.raw: new_socket | None = None  # a duplicate of the client's, once sendfile was used
         self.status = 0
         self.fields = 0  # of the response
         self.head_bytes = 0
@@ -139,11 +152,7 @@ class Http1Responses:
         elif head.ready:
             out = head.ready + data[end:]
         elif head.undated:
-            date = gateway.clock.date
-            if head.dated_with is not date:  # once a second
-                head.dated_with = date
-                head.now_dated = head.undated + date + b"\r\n"
-            out = head.now_dated + data[end:]
+            out = _dated(head, gateway.clock.date) + data[end:]
         else:
             out = b""
         if not out:
@@ -198,6 +207,43 @@ class Http1Responses:
 
     def respond(self, head: ResponseHead, body: bytes, ended: bool) -> None:
         """The head of the final response, with the first body bytes."""
+        out = self._final_head(head)
+        if body and self.framing != NONE:
+            self.sent_bytes = len(body)
+            out += self._framed(body)
+        self.gateway.tally.tx += len(out)
+        if ended and self.tls is not None and not self.persist:
+            self.transport.cork()  # type: ignore[attr-defined]  # the end follows at once
+        self.transport.write(out)
+
+    def announce(self, head: ResponseHead) -> bytes:
+        """The head of a response that somebody else sends over ``raw``; ``sent_bytes`` is what was
+        sent less the head."""
+        if self.persist and head.undated and self.request.plain:  # type: ignore[union-attr]
+            out = _dated(head, self.gateway.clock.date)
+            self.framing = PLAIN
+            self.gateway.tally.responses[head.status] += 1
+            self.status = head.status
+            self.fields = head.count
+            self.head_bytes = len(out)
+        else:
+            out = self._final_head(head)
+        self.sent_bytes = -len(out)
+        return out
+
+    def raw_socket(self) -> new_socket | None:
+        """The client's socket, for sending by other means while nothing is written; None if that is
+        not possible: over TLS, and while the client has not taken all that was."""
+        if self.tls is not None or self.blocked or self.transport.get_write_buffer_size():
+            return None
+        if self.raw is None:
+            sock = self.transport.get_extra_info("socket")
+            if sock is None or sock.fileno() < 0:
+                return None
+            self.raw = new_socket(fileno=os.dup(sock.fileno()))
+        return self.raw
+
+    def _final_head(self, head: ResponseHead) -> bytes:
         gateway, request, block = self.gateway, self.request, self.exchange.block
         assert request is not None
         minor = request.minor
@@ -223,19 +269,12 @@ class Http1Responses:
         if gateway.sticky is not None:
             out = gateway.sticky.mark(self.exchange, out, secure=self.scheme == b"https")
         self.gzip = responder.Gzip() if gzip else None
-        tally = gateway.tally
-        tally.responses[head.status] += 1
+        gateway.tally.responses[head.status] += 1
         self.status = head.status
         self.fields = head.count
         self.head_bytes = len(out)
         self.sent_bytes = 0
-        if body and framing != NONE:
-            self.sent_bytes = len(body)
-            out += self._framed(body)
-        tally.tx += len(out)
-        if ended and self.tls is not None and not self.persist:
-            self.transport.cork()  # type: ignore[attr-defined]  # the end follows at once
-        self.transport.write(out)
+        return out
 
     def _framed(self, payload: bytes) -> bytes:
         if self.gzip is not None:
@@ -370,7 +409,7 @@ class Http1Responses:
         read to its end, and a failure that is not the client's."""
         self.persist = (
             self.persist
-            and failure.status in (500, 502, 503, 504)
+            and failure.status in _KEPT_STATUS
             and self.stage == WAIT
             and self.request is not None
             and bool(self.request.minor)

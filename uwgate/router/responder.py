@@ -138,7 +138,8 @@ def error_response(
         extra,
     ]
     if status == 405:
-        lines.append(b"Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n")
+        more = b"" if failure is Failure.STATIC_METHOD else b", POST, PUT, DELETE, OPTIONS, PATCH"
+        lines.append(b"Allow: GET, HEAD%b\r\n" % more)
     if status == 503:
         lines.append(b"Retry-After: 1\r\n")
     lines.append(b"\r\n" if persist else b"Connection: close\r\n\r\n")

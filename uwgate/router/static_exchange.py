@@ -1,0 +1,483 @@
+"""Requests that a file answers: found before a node is asked, or named by a node (X-Sendfile).
+
+Only gateways that serve files have these exchanges. A file in memory costs less than a request to a
+node: the answer to the same request again is remembered until the next second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
+
+from uwgate.files.entries import Answer, Entry, make_head
+from uwgate.files.represent import Representations
+from uwgate.files.site import UNKNOWN, Site
+from uwgate.protocols import ranges
+from uwgate.protocols.conditional import Conditions, evaluate, find_conditions, range_applies
+from uwgate.protocols.http1_request import RequestBlock, RequestLine
+from uwgate.protocols.http1_response import ResponseHead
+from uwgate.router.errors import Failure
+from uwgate.router.exchange import Exchange
+from uwgate.router.file_sender import FileSender, Part, send_at_once
+from uwgate.router.phases import IDLE, RELAYING, RESOLVING
+
+if TYPE_CHECKING:
+    from uwgate.router.front import Front
+    from uwgate.router.http import HttpGateway
+    from uwgate.router.http1_front import Http1Front
+
+_METHODS = (b"GET", b"HEAD")
+_codings = re.compile(rb"(?i)\r\nAccept-Encoding:[ \t]*([^\r\n]*)").findall
+_accept = re.compile(rb"(?i)\r\nAccept:[ \t]*([^\r\n]*)").findall
+# Of the response of a node that names a file: what describes the body that is not sent.
+_REPLACED = re.compile(
+    rb"(?i)(?:Accept-Ranges|Content-(?:Encoding|Range|MD5|Digest)|ETag|Last-Modified|Date"
+    rb"|X-Content-Type-Options|(?:Repr-)?Digest):"
+)
+_KIND = re.compile(rb"(?i)Content-Type:[ \t]*([^\r\n]*)")
+
+
+class _Asked:
+    """What the fields of a request ask of a file."""
+
+    __slots__ = ("accept", "conditions", "encodings")
+
+    def __init__(self, fields: bytes) -> None:
+        self.conditions: Conditions | None = find_conditions(fields)
+        self.encodings: bytes = b",".join(_codings(fields))
+        self.accept: bytes = b",".join(_accept(fields))
+
+
+class StaticExchange(Exchange):
+    """An exchange that looks for a file first.
+
+    ``quick``: the answer to the last request, if that may be given again without looking at it.
+    ``missed``: the second of the site's clock in which the last target led to nothing.
+    """
+
+    __slots__ = (
+        "_asked", "_asked_block", "_missed", "_quick", "_serving", "_waiting_head", "source",
+    )  # fmt: skip
+
+    gateway: HttpGateway
+
+    def __init__(self, gateway: HttpGateway, front: Front) -> None:
+        super().__init__(gateway, front)
+        assert gateway.site is not None
+        assert gateway.representations is not None
+        self._quick: Answer | None = None
+        self._missed = -1
+        self._asked: _Asked | None = None
+        self._asked_block: RequestBlock | None = None
+        self._serving = False  # the body of a file is being sent
+        self._waiting_head: ResponseHead | None = None
+        self.source = ""
+
+    @property
+    def _site(self) -> Site:
+        return cast(Site, self.gateway.site)
+
+    @property
+    def _representations(self) -> Representations:
+        return cast(Representations, self.gateway.representations)
+
+    # --- from the front -----------------------------------------------------------------------
+
+    def start(
+        self, request: RequestLine, block: RequestBlock, ended: bool, raw: bool = False
+    ) -> None:
+        """Look for a file, then for a node."""
+        self._quick = None
+        self._missed = -1
+        site = self._site
+        method = request.method
+        found: Entry | None = None
+        if method in _METHODS and not raw:
+            known = site.known(request.target)
+            if known is UNKNOWN:
+                self._load(request, block, ended)
+                return
+            found = cast("Entry | None", known)
+            if found is not None:
+                site.counters.hits += 1
+                self._take(request, block, ended)
+                self._serve(found)
+                return
+        self._go_on(request, block, ended, raw)
+
+    def again(self) -> None:
+        """The same request as the last one."""
+        answer, site = self._quick, self._site
+        if answer is not None:
+            if answer.entry.checked == site.tick:
+                site.counters.hits += 1
+                self._count_own()
+                self._send_whole(answer)
+                return
+        elif self._missed == site.tick:
+            super().again()
+            return
+        self.start(self.request, self.block, True)
+
+    def _go_on(self, request: RequestLine, block: RequestBlock, ended: bool, raw: bool) -> None:
+        """There is no file."""
+        if not self.gateway.nodeless:
+            self.source = ""
+            self._missed = self._site.tick
+            super().start(request, block, ended, raw)
+            return
+        self._take(request, block, ended)
+        self.phase = RESOLVING  # or nothing could fail
+        get = request.method in _METHODS
+        self.fail(Failure.NOT_FOUND if get else Failure.STATIC_METHOD)
+
+    def _take(self, request: RequestLine, block: RequestBlock, ended: bool) -> None:
+        """A request that no node will see."""
+        self.request = request
+        self.block = block
+        self.request_ended = ended
+        self.raw = False
+        self._count_own()
+        if not ended:  # nobody reads the body: what follows it cannot be found
+            cast("Http1Front", self.front).persist = False
+
+    def _count_own(self) -> None:
+        gateway = self.gateway
+        self.node = None
+        self.attempts = 0
+        self.source = "static"
+        if gateway.timed > 1:
+            self._count()
+        else:
+            gateway.tally.requests += 1
+            if gateway.timed:
+                self.started_at = time.monotonic()
+
+    # --- looking for the file ---------------------------------------------------------------------
+
+    @property
+    def offloads(self) -> bool:
+        """Whether what may wait for a disk is left to threads."""
+        return self.gateway.pool is not None
+
+    def offload(self, work: Callable[..., Any], *arguments: object) -> asyncio.Future[Any]:
+        """Have a thread do ``work``."""
+        gateway = self.gateway
+        self._site.counters.offloaded += 1
+        return gateway.loop.run_in_executor(gateway.pool, work, *arguments)
+
+    def _load(self, request: RequestLine, block: RequestBlock, ended: bool) -> None:
+        """Look where it is not known what there is."""
+        site, target = self._site, request.target
+        if not self.offloads:
+            try:
+                found = site.find(target)
+            except OSError as error:
+                self._short_of(error, request, block, ended)
+                return
+            if found is None:
+                self._go_on(request, block, ended, raw=False)
+            else:
+                self._take(request, block, ended)
+                self._serve(found)
+            return
+        self.request, self.block, self.request_ended = request, block, ended
+        self.node = None
+        self.phase = RESOLVING
+        path = site.path_of(target)
+        future = self.offload(site.load, path)
+        self.task = future  # type: ignore[assignment]  # to be cancelled like any other
+
+        def loaded(future: asyncio.Future[Entry | None]) -> None:
+            if future.cancelled() or self.task is not future:
+                return
+            self.task = None
+            self.phase = IDLE
+            error = future.exception()
+            if error is not None:
+                self._short_of(error, request, block, ended)
+                return
+            found = site.keep(target, path, future.result())
+            if found is None:
+                self._go_on(request, block, ended, raw=False)
+            else:
+                self._take(request, block, ended)
+                self._serve(found)
+
+        future.add_done_callback(loaded)
+
+    def _short_of(
+        self, error: BaseException, request: RequestLine, block: RequestBlock, ended: bool
+    ) -> None:
+        if not isinstance(error, OSError):
+            raise error
+        self.gateway.complain(f"cannot open files: {error.strerror}")
+        self._take(request, block, ended)
+        self.phase = RESOLVING
+        self.fail(Failure.RESOURCES)
+
+    # --- the response -----------------------------------------------------------------------------
+
+    def _fields(self) -> _Asked:
+        block, extra = self.block, self.extra
+        if extra:
+            return _Asked(b"%b%b\r\n\r\n" % (block.raw[:-4], extra))
+        if block is not self._asked_block or self._asked is None:
+            self._asked_block = block
+            self._asked = _Asked(block.raw)
+        return self._asked
+
+    def _serve(self, entry: Entry, head_of_node: ResponseHead | None = None) -> None:
+        """Answer with what the path leads to."""
+        if entry.kind == "redirect":
+            self._send(self._redirection(entry))
+            return
+        asked, site, request = self._fields(), self._site, self.request
+        answer = self._representations.choose(
+            entry, asked.encodings, asked.accept, request.target, site.now
+        )
+        plain = asked.conditions is None and head_of_node is None
+        if plain and request.plain and self.request_ended:
+            if not self.extra:
+                self._quick = answer
+            self._send_whole(answer)
+            return
+        lines = answer.lines + self._representations.expires(answer, site.now)
+        if head_of_node is not None:
+            lines = _with_fields_of(head_of_node, lines)
+        conditions = asked.conditions if request.method in _METHODS else None
+        if conditions is not None and entry.kind == "file":
+            status = self._conditional(answer, conditions, lines)
+            if status:
+                return
+        site.counters.requests += 1
+        self._send(make_head(200, b"OK", lines, answer.file.size), answer, [(0, answer.file.size)])
+
+    def _send_whole(self, answer: Answer) -> None:
+        """The whole of a file, to a plain request."""
+        site, data = self._site, answer.file.data
+        counters = site.counters
+        counters.requests += 1
+        head = self._representations.head(answer, site.now)
+        if data is not None:
+            counters.sent += len(data)
+            self.front.whole(head, data, 0)
+        else:
+            self._begin_sending(head, answer, [(0, answer.file.size)])
+
+    def _redirection(self, entry: Entry) -> ResponseHead:
+        """To the name of a directory (a path of ours: never ``//host``)."""
+        query = self.request.target.partition(b"?")
+        location = quote(entry.path).encode("ascii") + b"/" + query[1] + query[2]
+        return make_head(301, b"Moved Permanently", b"Location: %b\r\n" % location, 0)
+
+    def _conditional(self, answer: Answer, conditions: Conditions, lines: bytes) -> bool:
+        """RFC 9110 §13.2: whether the response is another one than the whole file."""
+        site, file, modified = self._site, answer.file, answer.last_modified
+        method, now = self.request.method, int(time.time())
+        status = evaluate(method, conditions, answer.etag, modified, now)
+        if status == 304:
+            site.counters.not_modified += 1
+            expires = self._representations.expires(answer, site.now)
+            self._send(make_head(304, b"Not Modified", answer.kept_lines + expires, None))
+            return True
+        if status == 412:
+            self._send(make_head(412, b"Precondition Failed", b"", 0))
+            return True
+        if conditions.range is None or method != b"GET" or not site.settings.ranges:
+            return False
+        strong = modified if modified is not None and modified < now - 1 else None
+        if not range_applies(conditions.if_range, answer.etag, strong, now):
+            return False
+        wanted = ranges.parse_range(conditions.range, file.size)
+        if wanted is None:
+            return False
+        if not wanted:
+            line = b"Content-Range: %b\r\n" % ranges.unsatisfied(file.size)
+            self._send(make_head(416, b"Range Not Satisfiable", line, 0))
+            return True
+        site.counters.requests += 1
+        if len(wanted) == 1:
+            start, end = wanted[0]
+            lines += b"Content-Range: %b\r\n" % ranges.content_range(start, end, file.size)
+            head = make_head(206, b"Partial Content", lines, end - start)
+            self._send(head, answer, [(start, end)])
+        else:
+            self._send_parts(answer, wanted, lines)
+        return True
+
+    def _send_parts(self, answer: Answer, wanted: list[tuple[int, int]], lines: bytes) -> None:
+        """multipart/byteranges (RFC 9110 §14.6)."""
+        file, boundary = answer.file, os.urandom(15).hex().encode("ascii")
+        kind = _KIND.match(lines)
+        content_type = kind[1] if kind is not None else answer.content_type
+        length = ranges.multipart_length(boundary, content_type, wanted, file.size)
+        parts: list[Part] = []
+        for start, end in wanted:
+            parts.append(ranges.part_head(boundary, content_type, start, end, file.size))
+            parts.append((start, end))
+        parts.append(ranges.last_boundary(boundary))
+        rest = lines[kind.end() + 2 :] if kind is not None else lines
+        first = b"Content-Type: multipart/byteranges; boundary=%b\r\n" % boundary
+        self._send(make_head(206, b"Partial Content", first + rest, length), answer, parts)
+
+    def _send(
+        self, head: ResponseHead, answer: Answer | None = None, parts: list[Part] | None = None
+    ) -> None:
+        """Send a head, and the parts of a file, if the method lets a response have them."""
+        front = cast("Http1Front", self.front)
+        data = b""
+        if answer is not None and parts and self.request.method != b"HEAD":
+            joined = _joined(answer.file.data, parts)
+            if joined is None:
+                self._begin_sending(head, answer, parts)
+                return
+            data = joined
+            self._site.counters.sent += len(data)
+        if self.request.plain:
+            front.whole(head, data, 0)
+        else:
+            front.respond(head, data, True)
+            front.end(b"")
+
+    def _begin_sending(self, head: ResponseHead, answer: Answer, parts: list[Part]) -> None:
+        front, gateway = cast("Http1Front", self.front), self.gateway
+        raw = front.raw_socket() if self._site.settings.sendfile else None
+        if raw is None:
+            self._waiting_head = head
+        else:
+            parts = [front.announce(head), *parts]
+            if front.line and gateway.pool is None:
+                sent = send_at_once(raw, answer.file, parts)
+                if sent:
+                    self.file_sent(sent)
+                if not parts:
+                    front.end(b"")
+                    return
+        self.phase = RELAYING
+        self.responded = self._serving = True
+        front.deadline = gateway.request_deadline
+        sender = FileSender(self, answer.file, parts, raw)
+        self.back = sender  # type: ignore[assignment]
+        if raw is not None and not front.line:
+            # Behind other requests, whose responses may not have been handed to the kernel yet.
+            gateway.loop.call_soon(sender.go_on)
+        else:
+            sender.go_on()
+
+    def stalled(self, stalled: bool) -> None:
+        """Whether the client does not take what is sent past the front."""
+        cast("Http1Front", self.front).blocked = stalled
+
+    # --- from the sender --------------------------------------------------------------------------
+
+    def file_sent(self, size: int) -> None:
+        """The kernel has taken so many bytes of the response."""
+        front, gateway = cast("Http1Front", self.front), self.gateway
+        front.deadline = gateway.request_deadline
+        front.sent_bytes += size
+        gateway.tally.tx += size
+        self._site.counters.sent += size
+
+    def piece(self, data: bytes) -> None:
+        """Bytes of the body, to go through the front."""
+        head = self._waiting_head
+        self._site.counters.sent += len(data)
+        if head is None:
+            self.response_data(data)
+        else:
+            self._waiting_head = None
+            self.front.respond(head, data, False)
+
+    def _finish(self) -> None:
+        if self._serving:
+            self._serving = False
+            self._waiting_head = None
+            self.phase = IDLE  # no node has to be told
+        super()._finish()
+
+    # --- files that nodes name --------------------------------------------------------------------
+
+    def whole(self, head: ResponseHead, data: bytes, end: int) -> None:
+        """A complete response of a node."""
+        if head.file is None:
+            super().whole(head, data, end)
+        else:
+            self.back = None
+            self._instead_of(head)
+
+    def begin(self, head: ResponseHead, data: bytes, end: int) -> None:
+        """The beginning of one."""
+        if head.file is None:
+            super().begin(head, data, end)
+        else:
+            self._instead_of(head)
+
+    def response(self, head: ResponseHead, payload: bytes, ended: bool, trailer: bytes) -> None:
+        """The final response of a node, in the general case."""
+        if head.file is None:
+            super().response(head, payload, ended, trailer)
+        else:
+            if ended:
+                self.back = None
+            self._instead_of(head)
+
+    def _instead_of(self, head: ResponseHead) -> None:
+        """Send the file that the node has named; its body is not wanted."""
+        if self.gateway.timed:
+            self._answered(head.status)
+        self.drop_attempt()
+        node = self.node
+        self._finish()
+        self.node = node  # for the log
+        assert head.file is not None
+        value, uri = head.file
+        site = self._site
+        key = site.named_key(value, uri=uri)
+        found = None
+        self.phase = RESOLVING
+        if key is not None:
+            try:
+                found = site.find(key)
+            except OSError as error:
+                self.gateway.complain(f"cannot open files: {error.strerror}")
+                self.fail(Failure.RESOURCES)
+                return
+        if found is None:
+            name = value.decode("utf-8", "backslashreplace")
+            self.gateway.complain(f"the application named a file that cannot be sent: {name}")
+            self.fail(Failure.NO_SUCH_FILE)
+            return
+        self.phase = IDLE
+        self._serve(found, head)
+
+
+def _joined(data: bytes | None, parts: list[Part]) -> bytes | None:
+    """All parts as one, None if they are not in memory."""
+    if data is None:
+        if any(isinstance(part, tuple) and part[0] < part[1] for part in parts):
+            return None
+        data = b""
+    return b"".join(
+        part if isinstance(part, bytes) else data[part[0] : part[1]] for part in parts
+    )
+
+
+def _with_fields_of(head: ResponseHead, lines: bytes) -> bytes:
+    """The fields of a file, with those of the node's response that say nothing of its body."""
+    kept = [line for line in head.lines.split(b"\r\n")[1:] if line and not _REPLACED.match(line)]
+    named = {line.partition(b":")[0].lower() for line in kept}
+    ours = [
+        line
+        for line in lines.split(b"\r\n")
+        if line and not (line.partition(b":")[0].lower() in named and not line.startswith(b"Vary"))
+    ]
+    # Content-Type first: it is what parts of a multipart response have instead.
+    ours += kept
+    ours.sort(key=lambda line: not line.lower().startswith(b"content-type:"))
+    return b"".join(line + b"\r\n" for line in ours)
