@@ -13,6 +13,7 @@ from uwgate.config.compose_caches import cache_settings, used_caches
 from uwgate.config.compose_client import announce_settings
 from uwgate.config.compose_fast import fast_settings
 from uwgate.config.compose_nodes import check_gateways
+from uwgate.config.compose_static import for_application
 from uwgate.config.compose_subscriptions import subscription_settings
 from uwgate.config.compose_tls import asks_clients
 from uwgate.config.effects import check_effects
@@ -65,8 +66,9 @@ def configure(
     matcher = Matcher(problems, gatherer.strict, gatherer.placeholders, used)
     accepted = [value for value in map(matcher.match, items) if value is not None]
     found = Found(accepted, matcher.refused)
-    if matcher.server:
-        problems.warn("", "", _server_line(matcher.server))
+    server = [*matcher.server, *for_application(found)]
+    if server:
+        problems.warn("", "", _server_line(server))
     settings = _settings(found, problems)
     return Configuration(
         None if problems.errors else settings, problems, items, found, gatherer.printed

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from uwgate.config.compose_nodes import endpoint, listening, node, node_source, serves
+from uwgate.config.compose_static import has_places, static_settings
 from uwgate.config.compose_subscriptions import router_subscriptions
 from uwgate.config.compose_tls import tls_settings
 from uwgate.config.found import Found
@@ -85,7 +86,7 @@ def http_settings(
     for name in ("headers_timeout", "connect_timeout", "keepalive_timeout"):
         fields.setdefault(name, timeout)
     _keepalive(found, fields)
-    mapper, nodes = node_source(found, "http", problems)
+    mapper, nodes = node_source(found, "http", problems, needed=not has_places(found))
     networks = [each.value for each in found.all("http-trusted-proxy")]
     fields |= {
         "listeners": tuple(listeners),
@@ -98,6 +99,7 @@ def http_settings(
         "trust_unix": None in networks,
         "error_pages": _error_pages(found, problems),
         "subscriptions": router_subscriptions(found, "http", subscriptions, problems),
+        "static": static_settings(found, problems),
     }
     if any(each.tls is not None for each in listeners):
         fields["tls"] = tls_settings(found, subscriptions.dotsplit, caches, problems)

@@ -103,16 +103,16 @@ def _sources(router: str) -> list[str]:
 
 
 def node_source(
-    found: Found, router: str, problems: Problems
+    found: Found, router: str, problems: Problems, *, needed: bool = True
 ) -> tuple[MapperSettings, tuple[NodeSettings, ...]]:
-    """How a key becomes a node, and the static nodes."""
+    """How a key becomes a node, and the static nodes. ``needed``: there has to be one."""
     given = [each for each in map(found.last, _sources(router)) if each is not None]
     if len(given) > 1:
         others = ", ".join(each.row.name for each in given[1:])
         message = f"decides where requests go; {others} cannot act beside it"
         problems.warn(given[0].item.origin, given[0].row.name, message)
     if not given:
-        return MapperSettings(), _embedded(found, router, problems)
+        return MapperSettings(), _embedded(found, router, problems, needed=needed)
     first = given[0]
     if first.row.name == f"{router}-subscription-server":
         return MapperSettings("subscription"), ()
@@ -186,7 +186,9 @@ def _use_socket(each: Value, found: Found, problems: Problems) -> tuple[NodeSett
     return _socket_node(sockets[each.value], problems)
 
 
-def _embedded(found: Found, router: str, problems: Problems) -> tuple[NodeSettings, ...]:
+def _embedded(
+    found: Found, router: str, problems: Problems, *, needed: bool
+) -> tuple[NodeSettings, ...]:
     """Nothing names a node: uWSGI would serve from its own first socket."""
     names = [name for name in LISTENERS[router] if name != "http-to-https"]  # needs no node
     given = found.all(*names)
@@ -200,7 +202,7 @@ def _embedded(found: Found, router: str, problems: Problems) -> tuple[NodeSettin
         )
         problems.warn(item.origin, item.key, message)
         return _socket_node(sockets[0], problems)
-    if given and not found.refused.intersection(_sources(router)):
+    if needed and given and not found.refused.intersection(_sources(router)):
         message = (
             f"no node to send requests to; add {router}-to = ADDRESS of the application server"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from uwgate.config.compose_nodes import GATEWAYS, serves
+from uwgate.config.compose_static import PLACES, has_places, is_serving, names_paths
 from uwgate.config.found import Found
 from uwgate.config.model import Problems
 
@@ -85,6 +86,16 @@ _NEEDS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("multicast-ttl", "multicast-loop"), ("cache-udp-server", "cache-udp-node", "cache2")),
 )
 
+# Options of static files, where no file is served.
+_STATIC = (
+    "static-index", "static-skip-ext", "static-safe", "static-dotfiles", "static-autoindex",
+    "static-cache-paths", "static-expires", "static-expires-mtime", "static-expires-path-info",
+    "static-expires-path-info-mtime", "static-expires-uri", "static-expires-uri-mtime",
+    "static-expires-type", "static-expires-type-mtime", "mimefile", "static-charset",
+    "static-gzip-all", "static-gzip", "static-gzip-dir", "static-gzip-ext", "honour-range",
+)  # fmt: skip
+_OF_PLACES = ("static-index", "static-skip-ext", "static-dotfiles", "static-autoindex")
+
 
 def check_effects(found: Found, problems: Problems) -> None:
     """Warn of them; of those of a gateway that does not listen somebody else does."""
@@ -98,3 +109,23 @@ def check_effects(found: Found, problems: Problems) -> None:
                 continue
             message = f"has no effect without {' or '.join(needed)}"
             problems.warn(each.item.origin, each.item.key, message)
+    _check_static(found, problems)
+
+
+def _check_static(found: Found, problems: Problems) -> None:
+    """Options of files that are not served, or that nodes cannot name in this way."""
+    useless: list[tuple[str, str]] = []
+    if not serves(found, "http"):
+        if serves(found, "fastrouter"):
+            useless += [(name, "http") for name in (*PLACES, "http-sendfile", "file-serve-mode")]
+    elif not is_serving(found):
+        needed = f"{', '.join(PLACES)} or http-sendfile"
+        useless += [(name, needed) for name in _STATIC]
+    elif not has_places(found):  # nodes name files by their exact names
+        useless += [(name, " or ".join(PLACES)) for name in _OF_PLACES]
+    if serves(found, "http") and not names_paths(found):
+        useless.append(("static-accel", "http-sendfile or file-serve-mode = x-accel-redirect"))
+    for name, needed in useless:
+        each = found.last(name)
+        if each is not None and each.value not in (False, 0):
+            problems.warn(each.item.origin, each.item.key, f"has no effect without {needed}")

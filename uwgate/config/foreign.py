@@ -19,7 +19,7 @@ _SERVER_NONE = """
     autoload cache-no-expire cache-report-freed-items cache-use-last-modified
     carbon-name-resolve carbon-no-workers carbon-resolve-names carbon-use-metrics
     catch-exceptions cgi-mode cheap cheaper-busyness-verbose close-on-exec close-on-exec2
-    command-mode daemons-honour-stdin die-on-idle disable-sendfile disable-write-exception
+    command-mode daemons-honour-stdin die-on-idle disable-write-exception
     enable-metrics enable-threads gevent-early-monkey-patch gevent-monkey-patch
     gevent-wait-for-hub harakiri-no-arh harakiri-verbose ignore-script-name
     ignore-write-errors lazy lazy-apps logformat-strftime manage-script-name memory-report
@@ -56,7 +56,7 @@ _SERVER_REQUIRED = """
     cheaper-busyness-backlog-step cheaper-busyness-max cheaper-busyness-min
     cheaper-busyness-multiplier cheaper-busyness-penalty cheaper-initial cheaper-overload
     cheaper-rss-limit-hard cheaper-rss-limit-soft cheaper-step chunked-input-limit
-    chunked-input-timeout clock clojure-load collect-header coroae cron cron-harakiri
+    chunked-input-timeout clock clojure-load coroae cron cron-harakiri
     cron-legion cron2 curl-cron del-header dlopen dumbloop-code dumbloop-function
     dumbloop-modifier1 early-envdir early-perl early-perl-exec early-psgi env envdir
     error-route error-route-host error-route-if error-route-if-not error-route-label
@@ -84,14 +84,14 @@ _SERVER_REQUIRED = """
     min-worker-lifetime mode module mongrel2 mongrel2-ident mono-app mono-assembly mono-config
     mono-exec mono-gc-freq mono-index mono-key mono-version mount mount-as-emperor
     mount-as-vassal mule-harakiri mule-reload-mercy mules need-plugin need-plugins
-    not-alarm-log not-log-alarm offload-thread offload-threads optimize paste pecan perl-arg
+    not-alarm-log not-log-alarm optimize paste pecan perl-arg
     perl-args perl-auto-reload perl-auto-reload-ignore perl-exec perl-exec-post-fork
     perl-local-lib perl-version php-allowed-docroot php-allowed-ext php-allowed-script php-app
     php-app-bypass php-app-qs php-config php-config-append php-docroot php-dump-config
     php-exec-after php-exec-before php-exec-begin php-exec-end php-fallback php-index php-ini
     php-ini-append php-sapi-name php-server-software php-set php-var ping ping-timeout plshell
     plshell-oneshot plugin plugin-dir plugins plugins-dir post-buffering
-    post-buffering-bufsize post-pymodule-alias pp processes profiler protocol psgi pull-header
+    post-buffering-bufsize post-pymodule-alias pp processes profiler protocol psgi
     pump puwsgi-socket py py-auto-reload py-auto-reload-ignore py-autoreload py-executable
     py-import py-program-name py-programname py-sharedarea py-sys-executable py-tracebacker
     pyargv pyhome pyimport pymodule-alias pypy-eval pypy-eval-post-fork pypy-exec
@@ -103,7 +103,7 @@ _SERVER_REQUIRED = """
     rbshell rbshell-oneshot rbthreads rbtimer reload-on-as reload-on-exception-repr
     reload-on-exception-type reload-on-exception-value reload-on-fd reload-on-rss rem-header
     remap-modifier require response-header-collect response-headers-limit response-route
-    response-route-host response-route-if response-route-if-not response-route-label
+    response-route-host response-route-if response-route-label
     response-route-qs response-route-referer response-route-remote-addr
     response-route-remote-user response-route-run response-route-status response-route-uri
     response-route-user-agent ring-app ring-load route route-host route-if route-if-not
@@ -136,16 +136,16 @@ _SERVER_REQUIRED = """
 
 # Options about gateways, process and sockets that this version leaves out.
 _LATER_NONE = """
-    abstract-socket check-static-docroot drop-after-apps drop-after-init early-emperor
+    abstract-socket drop-after-apps drop-after-init early-emperor
     emperor-graceful-shutdown emperor-magic-exec emperor-no-blacklist emperor-nofollow
     emperor-tyrant emperor-tyrant-nofollow end-blacklist end-whitelist exit-on-reload
     force-gateway forkptyrouter-quiet
-    honour-range honour-stdin jailed log-4xx log-5xx log-format-strftime
+    honour-stdin jailed log-4xx log-5xx log-format-strftime
     log-master-req-stream log-master-stream log-micros log-reopen log-truncate log-zero
     logfile-chown master-as-root no-fd-passing no-initgroups rawrouter-cheap rawrouter-xclient
     setns-preopen so-keepalive so-send-timeout so-write-timeout socket-send-timeout
     ssl-enable-compression
-    sslrouter-cheap sslrouter-sni static-gzip-all stats-no-cores
+    sslrouter-cheap sslrouter-sni stats-no-cores
     stats-no-metrics tcp-fast-open-client
     tcp-fastopen-client threaded-logger zerg-fallback
 """
@@ -156,7 +156,7 @@ _LATER_OPTIONAL = """
 """
 _LATER_REQUIRED = """
     add-gid blacklist cap cgroup cgroup-dir-mode cgroup-opt check-interval check-mount
-    check-mountpoint check-static chown-socket chroot cpu-affinity daemonize daemonize2
+    check-mountpoint chown-socket chroot cpu-affinity daemonize daemonize2
     declare-option declare-option2 emperor emperor-broodlord emperor-cap
     emperor-curse-tolerance emperor-extra-ext emperor-extra-extension emperor-freq
     emperor-max-throttle emperor-on-demand-dir emperor-on-demand-directory
@@ -165,7 +165,7 @@ _LATER_REQUIRED = """
     emperor-stats-server emperor-throttle emperor-use-clone emperor-wrapper
     emperor-wrapper-fallback emperor-wrapper-override exec-as-root exec-as-user
     exec-as-user-atexit exec-asap exec-in-jail exec-post-jail exec-pre-jail fallback-config
-    fd-safe file-serve-mode fileserve-mode flock flock-wait flock-wait2 flock2
+    fd-safe flock flock-wait flock-wait2 flock2
     force-cwd forkpty-router-cols forkpty-router-command forkpty-router-rows
     forkptyrouter-cheap forkptyrouter-cols forkptyrouter-command forkptyrouter-events
     forkptyrouter-fallback forkptyrouter-harakiri forkptyrouter-processes forkptyrouter-rows
@@ -181,7 +181,7 @@ _LATER_REQUIRED = """
     legion-tolerance legion-unlord limit-as limit-nproc log-alarm log-backupname log-big
     log-drain log-encoder log-filter log-ioerror log-master-bufsize log-maxsize
     log-req-encoder log-req-route log-route log-sendfile log-slow log-socket logfile-chmod
-    logger logger-req map-socket master-fifo max-fd mime-file mimefile mount-as-root
+    logger logger-req map-socket master-fifo max-fd mount-as-root
     mount-asap mount-check mount-in-jail mount-post-jail mount-pre-jail mountpoint-check
     multicast namespace namespace-keep-mount namespace-net
     ns ns-net pidfile2 pivot-root pivot_root prio rawrouter-buffer-size
@@ -198,12 +198,7 @@ _LATER_REQUIRED = """
     sslrouter-max-retries sslrouter-processes sslrouter-quiet sslrouter-session-context
     sslrouter-ss sslrouter-stats sslrouter-stats-server sslrouter-subscription-server
     sslrouter-timeout sslrouter-to sslrouter-use-base sslrouter-use-code-string
-    sslrouter-use-pattern sslrouter-workers sslrouter-zerg static-cache-paths
-    static-cache-paths-name static-check static-expires static-expires-mtime
-    static-expires-path-info static-expires-path-info-mtime static-expires-type
-    static-expires-type-mtime static-expires-uri static-expires-uri-mtime static-gzip
-    static-gzip-dir static-gzip-ext static-gzip-prefix static-gzip-suffix static-index
-    static-map static-map2 static-safe static-skip-ext stats-push
+    sslrouter-use-pattern sslrouter-workers sslrouter-zerg stats-push
     stats-pusher-default-freq stats-pushers-default-freq
     tcp-fast-open tcp-fastopen
     touch-chain-reload touch-exec touch-logreopen touch-logrotate touch-mules-reload

@@ -17,12 +17,14 @@ from uwgate.config.options_client import CLIENT_OPTIONS
 from uwgate.config.options_fast import FAST_OPTIONS
 from uwgate.config.options_http import HTTP_OPTIONS
 from uwgate.config.options_process import PROCESS_OPTIONS
+from uwgate.config.options_static import STATIC_OPTIONS
 from uwgate.config.options_subscriptions import SUBSCRIPTION_OPTIONS
 from uwgate.config.options_tls import TLS_OPTIONS
 
 TOPICS: dict[str, str] = {
     "http": "The HTTP router",
     "nodes": "Nodes: where requests go",
+    "static": "Static files",
     "tls": "TLS: listeners and client certificates",
     "sni": "TLS: certificates by server name",
     "sessions": "TLS: sessions and tickets",
@@ -40,6 +42,7 @@ TOPICS: dict[str, str] = {
 
 OPTIONS: tuple[Option, ...] = (
     HTTP_OPTIONS
+    + STATIC_OPTIONS
     + TLS_OPTIONS
     + FAST_OPTIONS
     + SUBSCRIPTION_OPTIONS

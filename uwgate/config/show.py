@@ -21,6 +21,7 @@ from uwgate.config.settings import (
     Settings,
     SubscriptionSettings,
 )
+from uwgate.config.settings_static import StaticSettings
 from uwgate.config.settings_tls import SessionSettings, TicketSettings, TlsSettings
 
 _SECTIONS: dict[str, type[Any]] = {
@@ -30,6 +31,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "process": ProcessSettings,
     "request_log": RequestLogSettings,
     "sessions": SessionSettings,
+    "static": StaticSettings,
     "subscriptions": SubscriptionSettings,
     "tickets": TicketSettings,
     "tls": TlsSettings,
@@ -87,7 +89,9 @@ def _effective(settings: Settings, row: Option) -> object:
     part: object = settings
     if section in ("tls", "sessions", "tickets"):
         part = settings.http and settings.http.tls
-    if section != "tls":
+    if section == "static":
+        part = settings.http and settings.http.static
+    elif section != "tls":
         part = part and getattr(part, section)
     return getattr(part, name) if part is not None else None
 

@@ -39,6 +39,7 @@ from uwgate.config.settings import (
     RequestLogSettings,
     SubscriptionSettings,
 )
+from uwgate.config.settings_static import StaticSettings
 from uwgate.config.settings_tls import SessionSettings, TicketSettings, TlsSettings
 
 NODE = NodeSettings(Endpoint("tcp", "127.0.0.1:3031", host="127.0.0.1", port=3031))
@@ -186,7 +187,7 @@ def test_request_log(lines: str, expected: RequestLogSettings) -> None:
 # Fields that are composed of several options, or that only another gateway has an option for.
 _COMPOSED = {
     "http": "listeners nodes fallback mapper subscriptions variables keepalive keepalive_timeout"
-    " stud_prefix trusted_proxies trust_unix error_pages tls",
+    " stud_prefix trusted_proxies trust_unix error_pages tls static",
     "fastrouter": "listeners nodes fallback mapper subscriptions modifier1 modifier2 variables"
     " node_keepalive_timeout body_buffer manage_expect raw_body chunked_input x_forwarded forwarded"
     " post_buffering_dir",
@@ -197,6 +198,8 @@ _COMPOSED = {
     "tls": "sni sni_regexps sni_dirs dotsplit options alpn sessions tickets",
     "sessions": "cache url",
     "tickets": "source",
+    "static": "checks maps docroot index skip_ext safe mime expires compressed sendfile accel"
+    " sendfile_fields",
 }
 _SECTIONS: dict[str, type[Any]] = {
     "http": HttpSettings,
@@ -208,6 +211,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "tls": TlsSettings,
     "sessions": SessionSettings,
     "tickets": TicketSettings,
+    "static": StaticSettings,
 }
 
 
@@ -407,7 +411,7 @@ def test_commands_of_uwsgi_are_refused() -> None:
 @pytest.mark.parametrize(
     "names",
     [
-        "emperor daemonize daemonize2 master-fifo zerg static-map check-static stats-push"
+        "emperor daemonize daemonize2 master-fifo zerg stats-push"
         " ssl-enable-compression http-harakiri",
     ],
 )
