@@ -109,8 +109,8 @@ class Site:
         if entry is None:
             if target in self._missed:
                 return None
-            path = decoded_path(target)
-            if path is None or path.endswith(self.settings.skip_ext):
+            path = self.path_of(target)
+            if path is None:
                 self._miss(target)
                 return None
             return self._by_path(target, path)
@@ -128,19 +128,12 @@ class Site:
         self._remember(target, entry)
         return entry
 
-    def find(self, target: bytes) -> Entry | None:
-        """The same with all that has to be done for it, here and now. Raises OSError if there is no
-        descriptor or memory left."""
-        found = self.known(target)
-        if found is not UNKNOWN:
-            return found  # type: ignore[return-value]
-        path = self.path_of(target)
-        return self.keep(target, path, self.load(path))
-
-    @staticmethod
-    def path_of(target: bytes) -> bytes:
-        """The key of a target that is not refused: its path, or a name (``named_key``)."""
-        return target if target.startswith(_NAMED) else decoded_path(target) or b"/"
+    def path_of(self, target: bytes) -> bytes | None:
+        """What ``load`` wants for a target (or a ``named_key``); None: no file is to be sent."""
+        if target.startswith(_NAMED):
+            return target
+        path = decoded_path(target)
+        return None if path is None or path.endswith(self.settings.skip_ext) else path
 
     def keep(self, target: bytes, path: bytes, entry: Entry | None) -> Entry | None:
         """Remember what ``load`` has found."""
@@ -197,7 +190,7 @@ class Site:
     # --- names of an application ------------------------------------------------------------------
 
     def named_key(self, value: bytes, *, uri: bool) -> bytes | None:
-        """The key, for ``find``, of the file that an application names; None: it must not. ``uri``:
+        """The key, in place of a target, of the file that an application names; None: it must not. ``uri``:
         a path that ``static-accel`` maps, else an absolute file name."""
         if uri:
             path = decoded_path(value)

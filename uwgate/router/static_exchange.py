@@ -100,7 +100,9 @@ class StaticExchange(Exchange):
         if method in _METHODS and not raw:
             known = site.known(request.target)
             if known is UNKNOWN:
-                self._load(request, block, ended)
+                self.request, self.block, self.request_ended = request, block, ended
+                self.node = None
+                self._load(request.target, self._loaded)
                 return
             found = cast("Entry | None", known)
             if found is not None:
@@ -132,9 +134,16 @@ class StaticExchange(Exchange):
             super().start(request, block, ended, raw)
             return
         self._take(request, block, ended)
-        self.phase = RESOLVING  # or nothing could fail
         get = request.method in _METHODS
-        self.fail(Failure.NOT_FOUND if get else Failure.STATIC_METHOD)
+        self._fail_unsent(Failure.NOT_FOUND if get else Failure.STATIC_METHOD)
+
+    def _loaded(self, found: Entry | None) -> None:
+        request, block, ended = self.request, self.block, self.request_ended
+        if found is None:
+            self._go_on(request, block, ended, raw=False)
+        else:
+            self._take(request, block, ended)
+            self._serve(found)
 
     def _take(self, request: RequestLine, block: RequestBlock, ended: bool) -> None:
         """A request that no node will see."""
@@ -171,25 +180,20 @@ class StaticExchange(Exchange):
         self._site.counters.offloaded += 1
         return gateway.loop.run_in_executor(gateway.pool, work, *arguments)
 
-    def _load(self, request: RequestLine, block: RequestBlock, ended: bool) -> None:
-        """Look where it is not known what there is."""
-        site, target = self._site, request.target
+    def _load(self, target: bytes, then: Callable[[Entry | None], None]) -> None:
+        """Look where it is not known what there is, and go on with that."""
+        site = self._site
+        path = site.path_of(target)
+        assert path is not None
         if not self.offloads:
             try:
-                found = site.find(target)
+                entry = site.load(path)
             except OSError as error:
-                self._short_of(error, request, block, ended)
-                return
-            if found is None:
-                self._go_on(request, block, ended, raw=False)
+                self._short_of(error)
             else:
-                self._take(request, block, ended)
-                self._serve(found)
+                then(site.keep(target, path, entry))
             return
-        self.request, self.block, self.request_ended = request, block, ended
-        self.node = None
         self.phase = RESOLVING
-        path = site.path_of(target)
         future = self.offload(site.load, path)
         self.task = future  # type: ignore[assignment]  # to be cancelled like any other
 
@@ -199,27 +203,24 @@ class StaticExchange(Exchange):
             self.task = None
             self.phase = IDLE
             error = future.exception()
-            if error is not None:
-                self._short_of(error, request, block, ended)
-                return
-            found = site.keep(target, path, future.result())
-            if found is None:
-                self._go_on(request, block, ended, raw=False)
+            if error is None:
+                then(site.keep(target, path, future.result()))
+            elif isinstance(error, OSError):
+                self._short_of(error)
             else:
-                self._take(request, block, ended)
-                self._serve(found)
+                raise error
 
         future.add_done_callback(loaded)
 
-    def _short_of(
-        self, error: BaseException, request: RequestLine, block: RequestBlock, ended: bool
-    ) -> None:
-        if not isinstance(error, OSError):
-            raise error
+    def _short_of(self, error: OSError) -> None:
         self.gateway.complain(f"cannot open files: {error.strerror}")
-        self._take(request, block, ended)
-        self.phase = RESOLVING
-        self.fail(Failure.RESOURCES)
+        if self.node is None:
+            self._count_own()
+        self._fail_unsent(Failure.RESOURCES)
+
+    def _fail_unsent(self, failure: Failure) -> None:
+        self.phase = RESOLVING  # or nothing could fail
+        self.fail(failure)
 
     # --- the response -----------------------------------------------------------------------------
 
@@ -439,22 +440,20 @@ class StaticExchange(Exchange):
         value, uri = head.file
         site = self._site
         key = site.named_key(value, uri=uri)
-        found = None
-        self.phase = RESOLVING
-        if key is not None:
-            try:
-                found = site.find(key)
-            except OSError as error:
-                self.gateway.complain(f"cannot open files: {error.strerror}")
-                self.fail(Failure.RESOURCES)
+        known = site.known(key) if key is not None else None
+
+        def found(entry: Entry | None) -> None:
+            if entry is not None:
+                self._serve(entry, head)
                 return
-        if found is None:
             name = value.decode("utf-8", "backslashreplace")
             self.gateway.complain(f"the application named a file that cannot be sent: {name}")
-            self.fail(Failure.NO_SUCH_FILE)
-            return
-        self.phase = IDLE
-        self._serve(found, head)
+            self._fail_unsent(Failure.NO_SUCH_FILE)
+
+        if key is not None and known is UNKNOWN:
+            self._load(key, found)
+        else:
+            found(cast("Entry | None", known))
 
 
 def _joined(data: bytes | None, parts: list[Part]) -> bytes | None:
