@@ -11,7 +11,7 @@ from support.furnished import Furnished
 from interop.peers import ROOT, check
 
 BLOCK = re.compile(r"(?ms)^```(ini|yaml|json|xml)\n(.*?)^```$")
-PAGES = ["recipes.md", "subscriptions.md", "tls.md", "websockets.md"]
+PAGES = ["recipes.md", "static.md", "subscriptions.md", "tls.md", "websockets.md"]
 
 
 def blocks(page: str) -> list[tuple[str, str]]:

@@ -312,8 +312,22 @@ def http_to_https(stage: Stage, running: Peer) -> None:
     assert reply.get(b"location") == b"https://h:8443/"
 
 
+def static_files(stage: Stage, running: Peer) -> None:
+    page = stage.ask()
+    assert (page.status, page.body) == (200, (stage.where / "site" / "index.html").read_bytes())
+    assert page.get(b"content-type") == b"text/html; charset=utf-8"
+    style = stage.ask("GET /assets/style.css HTTP/1.1\r\nRange: bytes=0-3")
+    assert (style.status, style.body) == (206, b"body")
+    assert style.get(b"cache-control") == b"max-age=3600"
+    assert not stage.seen("127.0.0.1:3031")
+    assert stage.ask("GET /app HTTP/1.1").status == 200
+    assert stage.ask("POST /assets/style.css HTTP/1.1\r\nContent-Length: 0").status == 200
+    assert len(stage.seen("127.0.0.1:3031")) == 2
+
+
 TESTS: dict[str, Callable[[Stage, Peer], None]] = {
     "one-node.ini": one_node,
+    "static-files.ini": static_files,
     "fastrouter.ini": fastrouter,
     "several-nodes.ini": several_nodes,
     "http-nodes.yaml": http_nodes,

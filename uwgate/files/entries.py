@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from uwgate.files.opening import Root
 from uwgate.protocols.http1_response import ResponseHead
 
 KEPT_SIZE = 32768
@@ -105,24 +106,27 @@ class Answer:
 class Entry:
     """What a path leads to. ``found`` was looked up in the second ``checked`` of the site's clock.
 
-    ``kind``: ``file``, ``listing`` (a made file), or ``redirect`` (``location``). ``answers``: by
-    coding, b"" for none, as far as they were asked for. ``variants``: compressed forms beside the
+    ``kind``: ``file``, ``listing`` (a made file), or ``redirect`` (to the path with a slash).
+    ``answers``: by coding, b"" for none, as far as they were asked for. ``plain``: the one there
+    is, if it is the same whatever fields a request has. ``direct``: the place of the file, if that
+    is the only one to look at. ``variants``: compressed forms beside the
     file, by coding; None: this file has none, and no Vary. ``signature``: what the names on the way
     showed, to be compared; None: look again from the beginning.
     """
 
     __slots__ = (
-        "answers", "checked", "file", "gone", "kind", "location", "path", "signature", "size",
-        "variants",
+        "answers", "checked", "direct", "file", "gone", "kind", "path", "plain", "signature",
+        "size", "variants",
     )  # fmt: skip
 
     def __init__(self, path: bytes, kind: Literal["file", "listing", "redirect"]) -> None:
         self.path = path
         self.kind = kind
         self.file: File | None = None
-        self.location = b""
         self.variants: dict[bytes, File] | None = None
         self.answers: dict[tuple[bytes, bytes], Answer] = {}
+        self.plain: Answer | None = None
+        self.direct: tuple[Root, bytes] | None = None
         self.signature: tuple[object, ...] | None = None
         self.checked = -1
         self.gone = False

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from stat import S_ISDIR, S_ISREG
 from typing import NamedTuple
@@ -53,12 +53,18 @@ class Entry(NamedTuple):
     mtime: int
 
 
-def entries(fd: int, dotfiles: bool, limit: int = 10_000) -> tuple[list[Entry], bool]:
+def entries(
+    fd: int,
+    dotfiles: bool,
+    limit: int = 10_000,
+    is_served: Callable[[bytes], bool] = lambda name: True,
+) -> tuple[list[Entry], bool]:
     """What is in the directory ``fd``, directories first, by name; whether there was more than
     ``limit``, and then it is any ``limit`` of it.
 
-    Regular files and directories, and links to such, with the size and time of what they lead to;
-    without ``dotfiles`` nothing hidden. Raises OSError if the directory cannot be read.
+    Regular files and directories, and links to such that ``is_served`` agrees to, with the size and
+    time of what they lead to; without ``dotfiles`` nothing hidden. Raises OSError if the directory
+    cannot be read.
     """
     found: list[Entry] = []
     truncated = False
@@ -69,6 +75,8 @@ def entries(fd: int, dotfiles: bool, limit: int = 10_000) -> tuple[list[Entry], 
             try:
                 stat = entry.stat()
             except OSError:  # a link that leads nowhere, or gone meanwhile
+                continue
+            if entry.is_symlink() and not is_served(os.fsencode(entry.name)):
                 continue
             is_dir = S_ISDIR(stat.st_mode)
             if not is_dir and not S_ISREG(stat.st_mode):

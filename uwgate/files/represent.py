@@ -60,6 +60,8 @@ class Representations:
                 self._describe_listing(answer, coding)
             else:
                 self._describe(answer, coding, target, now)
+                if variants is None and not self._by_uri:
+                    entry.plain = answer
         return answer
 
     def _describe_listing(self, answer: Answer, coding: bytes) -> None:

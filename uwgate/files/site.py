@@ -55,7 +55,7 @@ class Site:
 
     __slots__ = (
         "_accel", "_descriptors", "_max_descriptors", "_missed", "_named_from", "_paths", "_places",
-        "_roots", "_size", "_targets", "_turned", "_variants", "counters", "now", "settings",
+        "_roots", "_size", "_turned", "_variants", "counters", "now", "settings", "targets",
         "tick",
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ class Site:
             or compressed.suffixes
             or compressed.regexps
         )
-        self._targets: dict[bytes, Entry] = {}
+        self.targets: dict[bytes, Entry] = {}
         self._paths: dict[bytes, Entry] = {}  # the least recently checked first
         self._missed: set[bytes] = set()
         self._size = self._descriptors = 0
@@ -105,7 +105,7 @@ class Site:
 
     def known(self, target: bytes) -> Entry | Unknown | None:
         """What this target leads to; None: nothing. UNKNOWN: that has to be loaded."""
-        entry = self._targets.get(target)
+        entry = self.targets.get(target)
         if entry is None:
             if target in self._missed:
                 return None
@@ -118,7 +118,7 @@ class Site:
             return entry
         if not entry.gone and self._is_still(entry):
             return entry
-        del self._targets[target]
+        del self.targets[target]
         return self._by_path(target, entry.path)
 
     def _by_path(self, target: bytes, path: bytes) -> Entry | Unknown:
@@ -136,34 +136,45 @@ class Site:
         return None if path is None or path.endswith(self.settings.skip_ext) else path
 
     def keep(self, target: bytes, path: bytes, entry: Entry | None) -> Entry | None:
-        """Remember what ``load`` has found."""
-        self.counters.loads += 1
+        """Remember what ``load`` has found for a target."""
+        self._store(path, entry)
         if entry is None:
             self._miss(target)
-            return None
+        else:
+            self._remember(target, entry)
+        return entry
+
+    def anew(self, entry: Entry) -> Entry | None:
+        """What the path of an entry leads to now: its file has changed. Raises OSError."""
+        fresh = self.load(entry.path)
+        self._store(entry.path, fresh)
+        return fresh
+
+    def _store(self, path: bytes, entry: Entry | None) -> None:
+        self.counters.loads += 1
         before = self._paths.get(path)
         if before is not None:
             self._drop(before)
+        if entry is None:
+            return
         entry.checked = self.tick
         files = entry.files()
         entry.size = _OVERHEAD + len(path) + sum(len(each.data or b"") for each in files)
         self._paths[path] = entry
         self._size += entry.size
         self._descriptors += sum(each.fd >= 0 for each in files)
-        self._remember(target, entry)
         while self._paths and (
             len(self._paths) > _MAX_ENTRIES
             or self._size > _MAX_BYTES
             or self._descriptors > self._max_descriptors
         ):
             self._drop(next(iter(self._paths.values())))
-        return entry
 
     def _remember(self, target: bytes, entry: Entry) -> None:
         if len(target) <= _LONG_TARGET:
-            if len(self._targets) >= _MAX_TARGETS:
-                self._targets.clear()
-            self._targets[target] = entry
+            if len(self.targets) >= _MAX_TARGETS:
+                self.targets.clear()
+            self.targets[target] = entry
 
     def _miss(self, target: bytes) -> None:
         self.counters.misses += 1
@@ -180,7 +191,13 @@ class Site:
 
     def _is_still(self, entry: Entry) -> bool:
         """Whether the names on the way show what they showed before."""
-        if entry.signature is None or self._look(entry.path) != entry.signature:
+        direct = entry.direct
+        if direct is not None:
+            status = direct[0].stat(direct[1])
+            if status is None or identity(status) != entry.file.identity:  # type: ignore[union-attr]
+                self._drop(entry)
+                return False
+        elif entry.signature is None or self._look(entry.path) != entry.signature:
             self._drop(entry)
             return False
         entry.checked = self.tick
@@ -190,8 +207,8 @@ class Site:
     # --- names of an application ------------------------------------------------------------------
 
     def named_key(self, value: bytes, *, uri: bool) -> bytes | None:
-        """The key, in place of a target, of the file that an application names; None: it must not. ``uri``:
-        a path that ``static-accel`` maps, else an absolute file name."""
+        """The key, in place of a target, of the file that an application names; None: it must not.
+        ``uri``: a path that ``static-accel`` maps, else an absolute file name."""
         if uri:
             path = decoded_path(value)
             return None if path is None else _NAMED + b"uri" + path
@@ -260,7 +277,7 @@ class Site:
         """Look a path up, open what it leads to, and read it if it is small. Raises OSError if
         there is no descriptor or memory left."""
         signature = self._look(path)
-        for root, relative in self._candidates(path):
+        for number, (root, relative) in enumerate(self._candidates(path)):
             entry = self._load_from(root, relative, path)
             if entry is not None:
                 # What was looked at has to be what was opened.
@@ -269,6 +286,8 @@ class Site:
                     return entry
                 if not any(each.young for each in entry.files()):
                     entry.signature = signature
+                    if not number and entry.variants is None and not path.endswith(b"/"):
+                        entry.direct = root, relative
                 return entry
         return None
 
@@ -310,7 +329,14 @@ class Site:
             return None
         if not slash:
             return Entry(path, "redirect")
-        found, cut = listing.entries(directory.fd, settings.dotfiles)
+
+        def is_served(name: bytes) -> bool:
+            opened = root.open(_join(relative, name), settings.dotfiles)
+            if opened is not None:
+                os.close(opened.fd)
+            return opened is not None
+
+        found, cut = listing.entries(directory.fd, settings.dotfiles, is_served=is_served)
         entry = Entry(path, "listing")
         entry.file = File.made(listing.html(path, found, cut))
         entry.variants = {b"json": File.made(listing.as_json(path, found, cut))}

@@ -143,6 +143,8 @@ def document(
         value["gateways"] = {name: _tallies(each) for name, each in sums.gateways.items()}
     if sums.tls is not None:
         value["tls"] = _handshakes(sums) | _tls(sums.tls)
+    if sums.static is not None:
+        value["static"] = dict(sums.static)
     value["workers"] = [_worker(worker) for worker in totals.workers]
     return value
 
@@ -262,12 +264,13 @@ def _worker(worker: WorkerTotals) -> dict[str, object]:
 
 
 def _core(sums: Sums, own: Sums) -> dict[str, object]:
+    static = sums.static or {}
     return {
         "id": 0,
         "requests": sums.counters.get("requests", 0),
-        "static_requests": 0,
+        "static_requests": static.get("requests", 0),
         "routed_requests": 0,
-        "offloaded_requests": 0,
+        "offloaded_requests": static.get("offloaded", 0),
         "write_errors": sum(sums.errors.get(failure.word, 0) for failure in WRITE_ERRORS),
         "read_errors": sum(sums.errors.get(failure.word, 0) for failure in READ_ERRORS),
         "in_request": int(own.counters.get("active_requests", 0) > 0),

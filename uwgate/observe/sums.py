@@ -19,12 +19,13 @@ Snapshot = dict[str, Any]
 {"tally": Tally.snapshot(), "listeners": [str], "nodes": [{"name": str, …}], "cheap": 0|1,
 "subscriptions": {"slots": {key: {"hits": int, "nodes": {address: {…}}}}}, "tls":
 {"contexts": int, "certificates": [{"source": str, "name": str, "not_after": epoch seconds}],
-"store": {…: int}}, "tls_handshaking": int}}, "sync": {cache: {"sent": int, "failed": int}}}``;
-what is behind ``nodes`` only where there is something to say. A worker that never answered has no
-``gateways`` (or no such key)."""
+"store": {…: int}}, "tls_handshaking": int, "static": Site.snapshot()}}, "sync": {cache:
+{"sent": int, "failed": int}}}``; what is behind ``nodes`` only where there is something to say.
+A worker that never answered has no ``gateways`` (or no such key)."""
 
 GAUGES = frozenset({"connections", "active_requests"})
 STORE_GAUGES = frozenset({"connected"})
+FILE_GAUGES = frozenset({"entries", "cached_bytes", "descriptors"})
 CERTIFICATES = 1_000
 """Most certificates that are shown one by one."""
 
@@ -198,13 +199,15 @@ class Sums(Tallies):
     """Sums of an instance, or of one worker.
 
     ``gateways``: the same numbers of each gateway. Subscribed nodes are counted elsewhere
-    (``observe.subscribed``). ``tls``: None where no worker terminates TLS. ``sync``: changes of
-    caches that workers sent to other machines, by cache: ``sent``, ``failed``.
+    (``observe.subscribed``). ``tls``: None where no worker terminates TLS. ``static``: None
+    where no worker serves files, else ``Site.snapshot`` summed. ``sync``: changes of caches that
+    workers sent to other machines, by cache: ``sent``, ``failed``.
     """
 
     gateways: dict[str, Tallies] = field(default_factory=dict)
     nodes: dict[NodeKey, NodeTotals] = field(default_factory=dict)
     tls: TlsTotals | None = None
+    static: dict[str, int] | None = None
     sync: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, snapshot: Snapshot, *, gauges: bool) -> None:
@@ -220,12 +223,21 @@ class Sums(Tallies):
                 tls.add(mapping(gateway, "tls"), gauges=gauges)
                 if gauges:
                     tls.handshaking += number(gateway, "tls_handshaking")
+            if "static" in gateway:
+                self._add_static(mapping(gateway, "static"), gauges)
         self._add_sync(mapping(snapshot, "sync"))
 
     def _tls(self) -> TlsTotals:
         if self.tls is None:
             self.tls = TlsTotals()
         return self.tls
+
+    def _add_static(self, static: Snapshot, gauges: bool) -> None:
+        if self.static is None:
+            self.static = {}
+        for key in static:
+            counts = gauges or key not in FILE_GAUGES
+            self.static[key] = self.static.get(key, 0) + (number(static, key) if counts else 0)
 
     def _add_sync(self, sync: dict[str, dict[str, int]]) -> None:
         for cache, counts in sync.items():
@@ -254,6 +266,8 @@ class Sums(Tallies):
             self.gateways.setdefault(name, Tallies()).carry_tallies(tallies)
         if other.tls is not None:
             add_each(self._tls().store, other.tls.store)
+        if other.static is not None:
+            self._add_static(other.static, gauges=True)  # it has none of workers that are gone
         self._add_sync(other.sync)
         for key, totals in self.nodes.items():
             old = other.nodes.get(key)

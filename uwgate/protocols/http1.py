@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from typing import Generic, TypeVar
 
 # token = 1*tchar                                                       RFC 9110 §5.6.2
 TOKEN_CHARS = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
@@ -144,7 +145,10 @@ def accepts_gzip(value: bytes) -> bool:
     return verdict
 
 
-class LineMemo:
+_Kept = TypeVar("_Kept")
+
+
+class LineMemo(Generic[_Kept]):
     """A bounded set of things seen twice: the first sight only leaves a hash (the "doorkeeper").
 
     Unique keys therefore never push out useful ones; both generations are cleared when full, so
@@ -154,7 +158,7 @@ class LineMemo:
     __slots__ = ("entries", "limit", "seen")
 
     def __init__(self, limit: int) -> None:
-        self.entries: dict[bytes, object] = {}
+        self.entries: dict[bytes, _Kept] = {}
         self.seen: set[int] = set()
         self.limit = limit
 

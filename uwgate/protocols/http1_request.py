@@ -221,7 +221,7 @@ class RequestParser:
 
     def __init__(self, policy: RequestPolicy) -> None:
         self.policy = policy
-        self._memo = LineMemo(_BLOCKS_LIMIT)
+        self._memo: LineMemo[RequestBlock] = LineMemo(_BLOCKS_LIMIT)
         # line -> (lower-case name, packed uwsgi variable or b""), for lines known to be plain
         self._lines: dict[bytes, tuple[bytes, bytes]] = {}
 
@@ -229,7 +229,7 @@ class RequestParser:
         """The meaning of ``raw`` (``CRLF … CRLF CRLF``); raises Http1Error."""
         known = self._memo.entries.get(raw)
         if known is not None:
-            return known  # type: ignore[return-value]
+            return known
         try:
             block = self._parse(raw)
         except PacketError as error:  # a value that no uwsgi variable can hold

@@ -122,14 +122,14 @@ class ResponseParser:
 
     def __init__(self, policy: ResponsePolicy) -> None:
         self.policy = policy
-        self._memo = LineMemo(_HEADS_LIMIT)
+        self._memo: LineMemo[ResponseHead] = LineMemo(_HEADS_LIMIT)
         self._plain: dict[bytes, bytes] = {}  # line -> lower-case name
 
     def parse(self, raw: bytes) -> ResponseHead:
         """The meaning of ``raw`` (status line … CRLF CRLF); raises Http1Error."""
         known = self._memo.entries.get(raw)
         if known is not None:
-            return known  # type: ignore[return-value]
+            return known
         head = self._parse(raw)
         if len(raw) <= _HEAD_LIMIT and self._memo.worth_keeping(raw):
             self._memo.entries[raw] = head

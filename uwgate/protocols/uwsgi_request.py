@@ -8,7 +8,6 @@ differs in its values, but not in its names.
 from __future__ import annotations
 
 import re
-from typing import cast
 
 from uwgate.protocols.http1 import (
     VALUE,
@@ -184,8 +183,8 @@ class PacketReader:
     __slots__ = ("_keys", "_known", "_layouts", "_tails")
 
     def __init__(self) -> None:
-        self._tails = LineMemo(_TAILS)
-        self._known = cast("dict[bytes, _Tail]", self._tails.entries)
+        self._tails: LineMemo[_Tail] = LineMemo(_TAILS)
+        self._known = self._tails.entries
         self._layouts: dict[int, _Layout] = {}  # length of the head -> the last one of that length
         self._keys: dict[bytes, str] = {}
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 from uwgate.config.settings import HttpSettings, ListenerSettings
 from uwgate.files.represent import Representations
 from uwgate.files.site import Site
-from uwgate.protocols.http1 import Fault, Http1Error
+from uwgate.protocols.http1 import Fault, Http1Error, LineMemo
 from uwgate.protocols.http1_request import (
     RequestLine,
     RequestParser,
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from uwgate.tls.terminator import Terminator
 
 _ENDED_AT_ONCE = 50  # handshakes
+_LONG_LINE = 256  # bytes; longer ones are not remembered
+_LINES, _FILE_LINES = 1024, 12_000  # for files a line is a good part of what a request costs
 _ACCEPT = re.compile(rb"(?i)\r\nAccept:[ \t]*([^\r\n]*)")
 _RTSP_LINE = re.compile(rb"([A-Z_]+) ([\x21\x22\x24-\x7e]+) RTSP/1\.0")
 _RTSP_TARGET = re.compile(rb"(?i:rtsp[su]?)://([A-Za-z0-9._:\[\]-]+)(/.*)?")
@@ -96,6 +98,8 @@ class HttpGateway(Gateway):
             self.by_key = None
             self.turn = None  # a cookie comes first
         self.has_preface = settings.proxy_protocol or bool(settings.stud_prefix)
+        # Those that come again and again, of whatever client.
+        self.lines: LineMemo[RequestLine] = LineMemo(_FILE_LINES if static is not None else _LINES)
         self._trust_cache: dict[bytes, bool] = {}
         self._make_parsers()
 
@@ -264,6 +268,16 @@ class HttpGateway(Gateway):
             known = any(address in network for network in settings.trusted_proxies)
             self._trust_cache[client] = known
         return known
+
+    def request_line(self, line: bytes) -> RequestLine | None:
+        """A request line of HTTP/1.1 as it should be, remembered when it comes again; else None."""
+        try:
+            request = parse_request_line(line)
+        except Http1Error:
+            return None
+        if len(line) <= _LONG_LINE and self.lines.worth_keeping(line):
+            self.lines.entries[line] = request
+        return request
 
     def parse_line(self, line: bytes) -> RequestLine:
         """A request line in the general path, with the raw protocols that options allow."""

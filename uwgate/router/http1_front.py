@@ -17,7 +17,6 @@ from uwgate.protocols.http1_request import (
 from uwgate.protocols.http1_request import (
     RequestBlock,
     RequestLine,
-    parse_request_line,
 )
 from uwgate.protocols.http1_varying import VaryingLines
 from uwgate.router.errors import FAILURES, Failure
@@ -124,10 +123,7 @@ class Http1Front(Http1Client, asyncio.Protocol):
         line = data[:cut]
         request = self.request
         if line != self.line or request is None:
-            try:
-                request = parse_request_line(line)
-            except Http1Error:
-                request = None
+            request = gateway.lines.entries.get(line) or gateway.request_line(line)
         if request is None or not request.plain or not block.simple:
             self._general(data)
             return

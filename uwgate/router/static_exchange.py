@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
@@ -18,13 +17,14 @@ from uwgate.files.entries import Answer, Entry, make_head
 from uwgate.files.represent import Representations
 from uwgate.files.site import UNKNOWN, Site
 from uwgate.protocols import ranges
-from uwgate.protocols.conditional import Conditions, evaluate, find_conditions, range_applies
+from uwgate.protocols.conditional import Conditions, evaluate, range_applies
 from uwgate.protocols.http1_request import RequestBlock, RequestLine
 from uwgate.protocols.http1_response import ResponseHead
 from uwgate.router.errors import Failure
 from uwgate.router.exchange import Exchange
 from uwgate.router.file_sender import FileSender, Part, send_at_once
 from uwgate.router.phases import IDLE, RELAYING, RESOLVING
+from uwgate.router.static_fields import KIND, Asked, with_fields_of
 
 if TYPE_CHECKING:
     from uwgate.router.front import Front
@@ -32,59 +32,35 @@ if TYPE_CHECKING:
     from uwgate.router.http1_front import Http1Front
 
 _METHODS = (b"GET", b"HEAD")
-_codings = re.compile(rb"(?i)\r\nAccept-Encoding:[ \t]*([^\r\n]*)").findall
-_accept = re.compile(rb"(?i)\r\nAccept:[ \t]*([^\r\n]*)").findall
-# Of the response of a node that names a file: what describes the body that is not sent.
-_REPLACED = re.compile(
-    rb"(?i)(?:Accept-Ranges|Content-(?:Encoding|Range|MD5|Digest)|ETag|Last-Modified|Date"
-    rb"|X-Content-Type-Options|(?:Repr-)?Digest):"
-)
-_KIND = re.compile(rb"(?i)Content-Type:[ \t]*([^\r\n]*)")
-
-
-class _Asked:
-    """What the fields of a request ask of a file."""
-
-    __slots__ = ("accept", "conditions", "encodings")
-
-    def __init__(self, fields: bytes) -> None:
-        self.conditions: Conditions | None = find_conditions(fields)
-        self.encodings: bytes = b",".join(_codings(fields))
-        self.accept: bytes = b",".join(_accept(fields))
-
-
 class StaticExchange(Exchange):
     """An exchange that looks for a file first.
 
     ``quick``: the answer to the last request, if that may be given again without looking at it.
     ``missed``: the second of the site's clock in which the last target led to nothing.
+    ``plain_block``: header fields that ask for nothing special.
     """
 
     __slots__ = (
-        "_asked", "_asked_block", "_missed", "_quick", "_serving", "_waiting_head", "source",
+        "_anew", "_asked", "_asked_block", "_head_of_node", "_missed", "_plain_block", "_quick",
+        "_serving", "_waiting_head", "representations", "site", "source",
     )  # fmt: skip
 
     gateway: HttpGateway
 
     def __init__(self, gateway: HttpGateway, front: Front) -> None:
         super().__init__(gateway, front)
-        assert gateway.site is not None
-        assert gateway.representations is not None
+        self.site = cast(Site, gateway.site)
+        self.representations = cast(Representations, gateway.representations)
         self._quick: Answer | None = None
         self._missed = -1
-        self._asked: _Asked | None = None
+        self._asked: Asked | None = None
         self._asked_block: RequestBlock | None = None
+        self._plain_block: RequestBlock | None = None
+        self._head_of_node: ResponseHead | None = None  # that has named the file
+        self._anew = False  # the file is being looked at again
         self._serving = False  # the body of a file is being sent
         self._waiting_head: ResponseHead | None = None
         self.source = ""
-
-    @property
-    def _site(self) -> Site:
-        return cast(Site, self.gateway.site)
-
-    @property
-    def _representations(self) -> Representations:
-        return cast(Representations, self.gateway.representations)
 
     # --- from the front -----------------------------------------------------------------------
 
@@ -92,10 +68,25 @@ class StaticExchange(Exchange):
         self, request: RequestLine, block: RequestBlock, ended: bool, raw: bool = False
     ) -> None:
         """Look for a file, then for a node."""
+        site = self.site
+        method = request.method
+        if (
+            block is self._plain_block  # nothing in its fields makes a difference
+            and ended
+            and not self.extra
+            and request.plain
+            and method == b"GET"
+        ):
+            entry = site.targets.get(request.target)
+            if entry is not None and entry.checked == site.tick and entry.plain is not None:
+                site.counters.hits += 1
+                self.request = request
+                self._count_own()
+                self._quick = entry.plain
+                self._send_whole(entry.plain)
+                return
         self._quick = None
         self._missed = -1
-        site = self._site
-        method = request.method
         found: Entry | None = None
         if method in _METHODS and not raw:
             known = site.known(request.target)
@@ -114,7 +105,7 @@ class StaticExchange(Exchange):
 
     def again(self) -> None:
         """The same request as the last one."""
-        answer, site = self._quick, self._site
+        answer, site = self._quick, self.site
         if answer is not None:
             if answer.entry.checked == site.tick:
                 site.counters.hits += 1
@@ -130,7 +121,7 @@ class StaticExchange(Exchange):
         """There is no file."""
         if not self.gateway.nodeless:
             self.source = ""
-            self._missed = self._site.tick
+            self._missed = self.site.tick
             super().start(request, block, ended, raw)
             return
         self._take(request, block, ended)
@@ -177,12 +168,12 @@ class StaticExchange(Exchange):
     def offload(self, work: Callable[..., Any], *arguments: object) -> asyncio.Future[Any]:
         """Have a thread do ``work``."""
         gateway = self.gateway
-        self._site.counters.offloaded += 1
+        self.site.counters.offloaded += 1
         return gateway.loop.run_in_executor(gateway.pool, work, *arguments)
 
     def _load(self, target: bytes, then: Callable[[Entry | None], None]) -> None:
         """Look where it is not known what there is, and go on with that."""
-        site = self._site
+        site = self.site
         path = site.path_of(target)
         assert path is not None
         if not self.offloads:
@@ -224,33 +215,35 @@ class StaticExchange(Exchange):
 
     # --- the response -----------------------------------------------------------------------------
 
-    def _fields(self) -> _Asked:
+    def _fields(self) -> Asked:
         block, extra = self.block, self.extra
         if extra:
-            return _Asked(b"%b%b\r\n\r\n" % (block.raw[:-4], extra))
+            return Asked(b"%b%b\r\n\r\n" % (block.raw[:-4], extra))
         if block is not self._asked_block or self._asked is None:
             self._asked_block = block
-            self._asked = _Asked(block.raw)
+            self._asked = Asked(block.raw)
         return self._asked
 
     def _serve(self, entry: Entry, head_of_node: ResponseHead | None = None) -> None:
         """Answer with what the path leads to."""
+        self._head_of_node = head_of_node
         if entry.kind == "redirect":
             self._send(self._redirection(entry))
             return
-        asked, site, request = self._fields(), self._site, self.request
-        answer = self._representations.choose(
+        asked, site, request = self._fields(), self.site, self.request
+        answer = self.representations.choose(
             entry, asked.encodings, asked.accept, request.target, site.now
         )
         plain = asked.conditions is None and head_of_node is None
         if plain and request.plain and self.request_ended:
             if not self.extra:
                 self._quick = answer
+                self._plain_block = self.block
             self._send_whole(answer)
             return
-        lines = answer.lines + self._representations.expires(answer, site.now)
+        lines = answer.lines + self.representations.expires(answer, site.now)
         if head_of_node is not None:
-            lines = _with_fields_of(head_of_node, lines)
+            lines = with_fields_of(head_of_node, lines)
         conditions = asked.conditions if request.method in _METHODS else None
         if conditions is not None and entry.kind == "file":
             status = self._conditional(answer, conditions, lines)
@@ -261,10 +254,10 @@ class StaticExchange(Exchange):
 
     def _send_whole(self, answer: Answer) -> None:
         """The whole of a file, to a plain request."""
-        site, data = self._site, answer.file.data
+        site, data = self.site, answer.file.data
         counters = site.counters
         counters.requests += 1
-        head = self._representations.head(answer, site.now)
+        head = self.representations.head(answer, site.now)
         if data is not None:
             counters.sent += len(data)
             self.front.whole(head, data, 0)
@@ -279,12 +272,12 @@ class StaticExchange(Exchange):
 
     def _conditional(self, answer: Answer, conditions: Conditions, lines: bytes) -> bool:
         """RFC 9110 §13.2: whether the response is another one than the whole file."""
-        site, file, modified = self._site, answer.file, answer.last_modified
+        site, file, modified = self.site, answer.file, answer.last_modified
         method, now = self.request.method, int(time.time())
         status = evaluate(method, conditions, answer.etag, modified, now)
         if status == 304:
             site.counters.not_modified += 1
-            expires = self._representations.expires(answer, site.now)
+            expires = self.representations.expires(answer, site.now)
             self._send(make_head(304, b"Not Modified", answer.kept_lines + expires, None))
             return True
         if status == 412:
@@ -315,7 +308,7 @@ class StaticExchange(Exchange):
     def _send_parts(self, answer: Answer, wanted: list[tuple[int, int]], lines: bytes) -> None:
         """multipart/byteranges (RFC 9110 §14.6)."""
         file, boundary = answer.file, os.urandom(15).hex().encode("ascii")
-        kind = _KIND.match(lines)
+        kind = KIND.match(lines)
         content_type = kind[1] if kind is not None else answer.content_type
         length = ranges.multipart_length(boundary, content_type, wanted, file.size)
         parts: list[Part] = []
@@ -339,7 +332,7 @@ class StaticExchange(Exchange):
                 self._begin_sending(head, answer, parts)
                 return
             data = joined
-            self._site.counters.sent += len(data)
+            self.site.counters.sent += len(data)
         if self.request.plain:
             front.whole(head, data, 0)
         else:
@@ -348,11 +341,15 @@ class StaticExchange(Exchange):
 
     def _begin_sending(self, head: ResponseHead, answer: Answer, parts: list[Part]) -> None:
         front, gateway = cast("Http1Front", self.front), self.gateway
-        raw = front.raw_socket() if self._site.settings.sendfile else None
+        if answer.file.changed() and self._serve_anew(answer.entry):
+            return
+        raw = front.raw_socket() if self.site.settings.sendfile else None
         if raw is None:
             self._waiting_head = head
         else:
-            parts = [front.announce(head), *parts]
+            out = front.announce(head)
+            self.site.counters.sent -= len(out)  # as if it had been sent
+            parts = [out, *parts]
             if front.line and gateway.pool is None:
                 sent = send_at_once(raw, answer.file, parts)
                 if sent:
@@ -371,6 +368,24 @@ class StaticExchange(Exchange):
         else:
             sender.go_on()
 
+    def _serve_anew(self, entry: Entry) -> bool:
+        """The file is not what its head says any more, and nothing was sent: look again. False if
+        that was done already, and somebody goes on writing."""
+        if self._anew:
+            return False
+        self._anew, self._quick = True, None
+        try:
+            fresh = self.site.anew(entry)
+        except OSError as error:
+            self._short_of(error)
+        else:
+            if fresh is None:
+                self._fail_unsent(Failure.NOT_FOUND)
+            else:
+                self._serve(fresh, self._head_of_node)
+        self._anew = False
+        return True
+
     def stalled(self, stalled: bool) -> None:
         """Whether the client does not take what is sent past the front."""
         cast("Http1Front", self.front).blocked = stalled
@@ -383,12 +398,12 @@ class StaticExchange(Exchange):
         front.deadline = gateway.request_deadline
         front.sent_bytes += size
         gateway.tally.tx += size
-        self._site.counters.sent += size
+        self.site.counters.sent += size
 
     def piece(self, data: bytes) -> None:
         """Bytes of the body, to go through the front."""
         head = self._waiting_head
-        self._site.counters.sent += len(data)
+        self.site.counters.sent += len(data)
         if head is None:
             self.response_data(data)
         else:
@@ -438,7 +453,7 @@ class StaticExchange(Exchange):
         self.node = node  # for the log
         assert head.file is not None
         value, uri = head.file
-        site = self._site
+        site = self.site
         key = site.named_key(value, uri=uri)
         known = site.known(key) if key is not None else None
 
@@ -465,18 +480,3 @@ def _joined(data: bytes | None, parts: list[Part]) -> bytes | None:
     return b"".join(
         part if isinstance(part, bytes) else data[part[0] : part[1]] for part in parts
     )
-
-
-def _with_fields_of(head: ResponseHead, lines: bytes) -> bytes:
-    """The fields of a file, with those of the node's response that say nothing of its body."""
-    kept = [line for line in head.lines.split(b"\r\n")[1:] if line and not _REPLACED.match(line)]
-    named = {line.partition(b":")[0].lower() for line in kept}
-    ours = [
-        line
-        for line in lines.split(b"\r\n")
-        if line and not (line.partition(b":")[0].lower() in named and not line.startswith(b"Vary"))
-    ]
-    # Content-Type first: it is what parts of a multipart response have instead.
-    ours += kept
-    ours.sort(key=lambda line: not line.lower().startswith(b"content-type:"))
-    return b"".join(line + b"\r\n" for line in ours)

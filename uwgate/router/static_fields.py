@@ -1,0 +1,44 @@
+"""Header fields around files: what a request asks of one, and what a node says beside one."""
+
+from __future__ import annotations
+
+import re
+
+from uwgate.protocols.conditional import Conditions, find_conditions
+from uwgate.protocols.http1_response import ResponseHead
+
+_codings = re.compile(rb"(?i)\r\nAccept-Encoding:[ \t]*([^\r\n]*)").findall
+_accept = re.compile(rb"(?i)\r\nAccept:[ \t]*([^\r\n]*)").findall
+# Of the response of a node that names a file: what describes the body that is not sent.
+_REPLACED = re.compile(
+    rb"(?i)(?:Accept-Ranges|Content-(?:Encoding|Range|MD5|Digest)|ETag|Last-Modified|Date"
+    rb"|X-Content-Type-Options|(?:Repr-)?Digest):"
+)
+KIND = re.compile(rb"(?i)Content-Type:[ \t]*([^\r\n]*)")
+"""The Content-Type line at the beginning of field lines."""
+
+
+class Asked:
+    """What the fields of a request ask of a file."""
+
+    __slots__ = ("accept", "conditions", "encodings")
+
+    def __init__(self, fields: bytes) -> None:
+        self.conditions: Conditions | None = find_conditions(fields)
+        self.encodings: bytes = b",".join(_codings(fields))
+        self.accept: bytes = b",".join(_accept(fields))
+
+
+def with_fields_of(head: ResponseHead, lines: bytes) -> bytes:
+    """The fields of a file, with those of the node's response that say nothing of its body."""
+    kept = [line for line in head.lines.split(b"\r\n")[1:] if line and not _REPLACED.match(line)]
+    named = {line.partition(b":")[0].lower() for line in kept}
+    ours = [
+        line
+        for line in lines.split(b"\r\n")
+        if line and not (line.partition(b":")[0].lower() in named and not line.startswith(b"Vary"))
+    ]
+    # Content-Type first: it is what parts of a multipart response have instead.
+    ours += kept
+    ours.sort(key=lambda line: not line.lower().startswith(b"content-type:"))
+    return b"".join(line + b"\r\n" for line in ours)
