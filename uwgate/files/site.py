@@ -296,7 +296,11 @@ class Site:
         slash = path.endswith(b"/") and not named
         opened = root.open(relative, self.settings.dotfiles or named)
         if opened is None:
-            return None
+            # Who may pass through a directory but not list it finds its index.
+            status = root.stat(relative) if self.settings.index and not named else None
+            if status is None or not stat.S_ISDIR(status.st_mode):
+                return None
+            return self._directory(root, relative, path, None)
         if stat.S_ISREG(opened.stat.st_mode):
             if slash or (not named and opened.path.endswith(self.settings.skip_ext)):
                 os.close(opened.fd)
@@ -308,7 +312,7 @@ class Site:
             os.close(opened.fd)
 
     def _directory(
-        self, root: Root, relative: bytes, path: bytes, directory: Opened
+        self, root: Root, relative: bytes, path: bytes, directory: Opened | None
     ) -> Entry | None:
         """Its index, its listing, or the way to its name with a slash."""
         settings = self.settings
@@ -325,7 +329,7 @@ class Site:
                     return Entry(path, "redirect")
                 continue
             return self._file_entry(root, inner, path, opened)
-        if not settings.autoindex:
+        if not settings.autoindex or directory is None:
             return None
         if not slash:
             return Entry(path, "redirect")

@@ -1,4 +1,4 @@
-"""Opening files below a directory: what is found, what is not, and what nobody ever gets."""
+"""Opening files below a directory: what is found, and what is not."""
 
 from __future__ import annotations
 
@@ -6,80 +6,17 @@ import errno
 import os
 import resource
 import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opening_tools import SECRET, content, read
 
 from uwgate.files import opening
-from uwgate.files.opening import Opened, Root
+from uwgate.files.opening import Root
 
-SECRET = b"secret"
-RACE = 1.5  # seconds
-
-
-@pytest.fixture(params=["openat2", "stepwise"])
-def openat2(request: pytest.FixtureRequest) -> bool:
-    """Both ways to open."""
-    if request.param == "openat2" and opening._find_openat2() is None:
-        pytest.skip("this kernel has no openat2(2)")
-    return bool(request.param == "openat2")
-
-
-@pytest.fixture
-def www(tmp_path: Path) -> Path:
-    """A directory with files, beside one with a secret."""
-    tmp_path = tmp_path.resolve()
-    www, outside = tmp_path / "www", tmp_path / "outside"
-    (www / "a" / "b").mkdir(parents=True)
-    outside.mkdir()
-    (www / "index.html").write_bytes(b"index")
-    (www / "a" / "b" / "c.css").write_bytes(b"style")
-    (www / ".hidden").write_bytes(SECRET)
-    (www / ".git").mkdir()
-    (www / ".git" / "config").write_bytes(SECRET)
-    (www / ".well-known" / ".deep").mkdir(parents=True)
-    (www / ".well-known" / "token").write_bytes(b"token")
-    (www / ".well-known" / ".deep" / "file").write_bytes(SECRET)
-    (outside / "file").write_bytes(SECRET)
-    (tmp_path / "www-private").mkdir()
-    (tmp_path / "www-private" / "file").write_bytes(SECRET)
-    return www
-
-
-@pytest.fixture(autouse=True)
-def _no_leaks() -> Iterator[None]:
-    before = descriptors()
-    yield
-    assert descriptors() == before
-
-
-def descriptors() -> int:
-    """How many are open."""
-    return len(os.listdir("/proc/self/fd"))
-
-
-def content(opened: Opened | None) -> bytes | None:
-    """What is in the file, closed then; a directory's names, comma-separated."""
-    if opened is None:
-        return None
-    try:
-        assert os.fstat(opened.fd).st_ino == opened.stat.st_ino
-        assert not os.get_inheritable(opened.fd)
-        if os.path.isdir(opened.path):
-            return ",".join(sorted(entry.name for entry in os.scandir(opened.fd))).encode()
-        return os.read(opened.fd, 100)
-    finally:
-        os.close(opened.fd)
-
-
-def read(root: Root, relative: bytes, dotfiles: bool = False) -> bytes | None:
-    """The content of what is found."""
-    return content(root.open(relative, dotfiles))
+pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
 def test_files_and_directories(www: Path, openat2: bool) -> None:
@@ -433,138 +370,3 @@ def test_both_ways_find_the_same(www: Path, segments: list[bytes], dotfiles: boo
     assert read(two, relative, dotfiles) == found
     if not dotfiles:
         assert found != SECRET
-
-
-# --- races ----------------------------------------------------------------------------------------
-
-
-def while_swapping(swap: Callable[[], None], look: Callable[[], bytes | None]) -> set[bytes | None]:
-    """All that ``look`` saw while a thread did ``swap`` again and again."""
-    done = threading.Event()
-
-    def loop() -> None:
-        while not done.is_set():
-            swap()
-
-    thread = threading.Thread(target=loop)
-    thread.start()
-    seen: set[bytes | None] = set()
-    try:
-        end = time.monotonic() + RACE
-        while time.monotonic() < end:
-            seen.add(look())
-    finally:
-        done.set()
-        thread.join()
-    return seen
-
-
-def test_nothing_outside_while_a_directory_and_a_link_take_turns(www: Path, openat2: bool) -> None:
-    place, aside, link = www / "d", www / "aside", www / "link"
-    place.mkdir()
-    (place / "file").write_bytes(b"inside")
-    link.symlink_to("../outside")
-
-    def swap() -> None:
-        os.rename(place, aside)
-        os.rename(link, place)
-        os.rename(place, link)
-        os.rename(aside, place)
-
-    root = Root(str(www), openat2=openat2)
-    seen = while_swapping(swap, lambda: read(root, b"d/file"))
-    assert b"inside" in seen
-    assert SECRET not in seen
-
-
-def test_nothing_outside_while_a_file_and_a_link_take_turns(www: Path, openat2: bool) -> None:
-    def swap() -> None:
-        (www / "new").write_bytes(b"inside")
-        os.rename(www / "new", www / "file")
-        os.symlink("../outside/file", www / "new")
-        os.rename(www / "new", www / "file")
-        os.mkfifo(www / "new")
-        os.rename(www / "new", www / "file")
-
-    root = Root(str(www), openat2=openat2)
-    seen = while_swapping(swap, lambda: read(root, b"file"))
-    assert b"inside" in seen
-    assert SECRET not in seen
-
-
-def test_nothing_outside_while_links_change_between_the_steps(www: Path, openat2: bool) -> None:
-    """The long way: links in and out, and a directory behind them that becomes a link itself."""
-    (www.parent / "outside" / "b").mkdir()
-    (www.parent / "outside" / "b" / "c.css").write_bytes(SECRET)
-    (www / "l").symlink_to(www / "a")
-
-    def swap() -> None:
-        os.symlink(www.parent / "outside", www / "new")
-        os.rename(www / "new", www / "l")
-        os.symlink("a", www / "new")
-        os.rename(www / "new", www / "l")
-        os.rename(www / "a", www / "aside")
-        os.symlink("../outside", www / "a")
-        os.unlink(www / "a")
-        os.rename(www / "aside", www / "a")
-
-    root = Root(str(www), openat2=openat2)
-    seen = while_swapping(swap, lambda: read(root, b"l/b/c.css"))
-    assert b"style" in seen
-    assert SECRET not in seen
-
-
-def test_nothing_outside_between_the_steps_for_certain(
-    www: Path, openat2: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (www / "l").symlink_to("a")
-    (www.parent / "outside" / "b").mkdir()
-    (www.parent / "outside" / "b" / "c.css").write_bytes(SECRET)
-    realpath = os.path.realpath
-
-    def then_swap(path: bytes, *, strict: bool = False) -> bytes:
-        real = realpath(path, strict=strict)
-        os.rename(www / "a", www / "aside")
-        os.symlink("../outside", www / "a")
-        monkeypatch.undo()
-        return real
-
-    root = Root(str(www), openat2=openat2)
-    monkeypatch.setattr(os.path, "realpath", then_swap)
-    assert read(root, b"l/b/c.css") is None
-    assert os.path.islink(www / "a")
-
-
-def test_a_deployment_by_link_is_never_a_miss(www: Path, openat2: bool) -> None:
-    for number in (1, 2):
-        (www / f"{number}").mkdir()
-        (www / f"{number}" / "file").write_bytes(b"%d" % number)
-    (www / "current").symlink_to("1")
-
-    def swap() -> None:
-        for number in (2, 1):
-            os.symlink(f"{number}", www / "new")
-            os.rename(www / "new", www / "current")
-
-    root = Root(str(www), openat2=openat2)
-    assert while_swapping(swap, lambda: read(root, b"current/file")) <= {b"1", b"2"}
-
-
-def test_threads_open_while_the_root_is_replaced(www: Path, openat2: bool) -> None:
-    """An old descriptor's number soon belongs to something else; nobody may look below that."""
-    releases = [www.parent / "r1", www.parent / "r2"]
-    for release in releases:
-        release.mkdir()
-        (release / "file").write_bytes(b"inside")
-    current = www.parent / "current"
-    current.symlink_to("r1")
-    root = Root(str(current), openat2=openat2)
-
-    def swap() -> None:
-        for release in reversed(releases):
-            os.symlink(release.name, www.parent / "new")
-            os.rename(www.parent / "new", current)
-            root.refresh()
-            os.close(os.open(www.parent / "outside", os.O_PATH))
-
-    assert while_swapping(swap, lambda: read(root, b"file")) == {b"inside"}
