@@ -72,6 +72,9 @@ class File:
         self.close()
 
 
+_NO_FILE = File.made(b"")
+
+
 @dataclass(slots=True)
 class Expiry:
     """Expires and Cache-Control: ``seconds`` from now, or ``fixed`` seconds since the epoch."""
@@ -131,6 +134,15 @@ class Entry:
         self.checked = -1
         self.gone = False
         self.size = 0  # bytes in memory, roughly
+
+    def release(self) -> None:
+        """It is not remembered any more. Whoever still knows of it must not keep files open."""
+        self.gone = True
+        self.checked = -1
+        for answer in self.answers.values():
+            answer.file = _NO_FILE
+        self.answers.clear()
+        self.file = self.plain = self.variants = self.direct = None
 
     def files(self) -> list[File]:
         """All open or kept files."""

@@ -163,7 +163,7 @@ class Site:
         self._paths[path] = entry
         self._size += entry.size
         self._descriptors += sum(each.fd >= 0 for each in files)
-        while self._paths and (
+        while len(self._paths) > 1 and (
             len(self._paths) > _MAX_ENTRIES
             or self._size > _MAX_BYTES
             or self._descriptors > self._max_descriptors
@@ -184,10 +184,9 @@ class Site:
     def _drop(self, entry: Entry) -> None:
         """Files close with their last reference: who is sending one goes on."""
         del self._paths[entry.path]
-        entry.gone = True
-        entry.checked = -1
         self._size -= entry.size
         self._descriptors -= sum(each.fd >= 0 for each in entry.files())
+        entry.release()
 
     def _is_still(self, entry: Entry) -> bool:
         """Whether the names on the way show what they showed before."""
