@@ -11,11 +11,11 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import compare, memory
+from benchmarks import compare, memory, static_files
 from benchmarks.compare import Bench, Outcome
 from benchmarks.memory import Held
 from benchmarks.origins import Origin, start_http_origin, start_uwsgi_origin
@@ -78,7 +78,7 @@ def start_origins(
             process, http = start_http_origin(tools, directory / "origin-http", core)
             stack.callback(process.stop)
             there.add("http")
-        if nodes - {"http"} and tools.has("uwsgi"):
+        if nodes & {"uwsgi-unix", "uwsgi-tcp"} and tools.has("uwsgi"):
             process, uwsgi_tcp, uwsgi_unix = start_uwsgi_origin(
                 tools, directory / "origin-uwsgi", core
             )
@@ -104,6 +104,7 @@ def run(
     held: list[Held] = []
     with contextlib.ExitStack() as stack:
         origin, there = start_origins(tools, nodes, directory, load_core, stack)
+        origin = _write_files(options.workloads, origin, there, stack)
         bench = Bench(
             tools, directory, proxy_core, load_core, origin, options.rounds, options.seconds, say
         )
@@ -113,6 +114,23 @@ def run(
                 outcomes.append(outcome)
         held = _memory(bench, options, there)
     return outcomes, held
+
+
+def _write_files(
+    rows: list[Workload], origin: Origin, there: set[NodeKind], stack: contextlib.ExitStack
+) -> Origin:
+    """Write what the workloads ask for, on a disk; without it they are left out."""
+    rows = [row for row in rows if row.node == "files"]
+    if not rows:
+        return origin
+    try:
+        directory = stack.enter_context(static_files.on_disk(static_files.needed(rows)))
+        static_files.write(directory, rows)
+    except OSError as error:
+        say(f"files: {error}")
+        return origin
+    there.add("files")
+    return replace(origin, files=str(directory))
 
 
 def _one(

@@ -100,9 +100,10 @@ def run_workload(bench: Bench, workload: Workload, peers: Sequence[str]) -> Outc
                 outcome.failed[name] = str(error)
         for proxy in proxies:
             _cell(bench, workload, proxy, script, 0, seconds=1)
+        seconds = max(bench.seconds, workload.seconds)
         for number in range(1, bench.rounds + 1):
             for proxy in proxies:
-                cell = _cell(bench, workload, proxy, script, number, bench.seconds)
+                cell = _cell(bench, workload, proxy, script, number, seconds)
                 outcome.cells.append(cell)
                 for fault in cell.faults:
                     bench.say(f"  {workload.name}, {proxy.name}, round {number}: FAILED: {fault}")
@@ -247,7 +248,8 @@ def render(outcome: Outcome) -> str:
                 f"{line.p99_ratio.median:.2f}" if line.p99_ratio else "",
             ]
         )
-    head = f"{workload.name}: {workload.title} ({workload.node} node, "
+    node = "no" if workload.node == "files" else workload.node
+    head = f"{workload.name}: {workload.title} ({node} node, "
     text = f"{head}{workload.connections} connections)\n{table(rows)}"
     for peer, why in outcome.failed.items():
         text += f"\n  {peer}: FAILED: {why}"

@@ -2,7 +2,8 @@
 
 Heads are written with LF here and sent with CRLF. ``<n>`` becomes a number that is new in every
 request, ``<id>`` a UUID-like text and ``<hex>`` 16 hexadecimal digits that are new in every
-request.
+request. ``<file>`` is one of ``MANY`` numbers of four digits; none comes again before all
+others did, and no neighbours follow each other.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from collections.abc import Sequence
 
 from benchmarks.wrk import REPORT
+
+MANY = 10_000
 
 # The least a client can send.
 TINY = "GET / HTTP/1.1\nHost: www.example.com\n"
@@ -79,13 +82,14 @@ MIXED = (
     "Accept-Encoding: gzip\nX-Prometheus-Scrape-Timeout-Seconds: 10\n",
 )
 
-_MARK = re.compile("<(n|id|hex)>")
+_MARK = re.compile("<(n|id|hex|file)>")
 
 # One part of a head is text (even positions) or the kind of a value to make (odd positions).
 _MIXER = """
 local n = 0
 local function value(kind)
   if kind == 'n' then return string.format('%d', n) end
+  if kind == 'file' then return string.format('%04d', n * 6181 % 10000) end
   local low = (n * 40503 + 977) % 4294967296
   if kind == 'id' then
     return string.format('%08x-7c1e-4b0a-9d52-0000%08x', low, n % 4294967296)

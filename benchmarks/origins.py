@@ -50,11 +50,15 @@ _HTTP_ORIGIN = """
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the nodes listen: ``http`` and ``uwsgi_tcp`` are ports, ``uwsgi_unix`` a path."""
+    """Where the nodes listen: ``http`` and ``uwsgi_tcp`` are ports, ``uwsgi_unix`` a path.
+
+    ``files``: the directory of what contenders send themselves.
+    """
 
     http: int = 0
     uwsgi_tcp: int = 0
     uwsgi_unix: str = ""
+    files: str = ""
 
 
 def nginx_head(directory: Path) -> str:

@@ -116,6 +116,16 @@ _BUFFERS = """
 """
 
 
+_NGINX_FILES = """
+    root {0};
+    index index.html;
+    open_file_cache max=20000 inactive=60s;
+    open_file_cache_valid 60s;
+"""
+# Over TLS the kernel does not send by itself: what is read at once, and in how many pieces.
+_OUTPUT_BUFFERS = "    output_buffers 2 256k;\n"
+
+
 @dataclass(frozen=True, slots=True)
 class _Nginx:
     """Variants of nginx: kept node connections or its default, bulk buffers, no added fields."""
@@ -125,29 +135,41 @@ class _Nginx:
     bare: bool = False
 
     def __call__(self, setup: Setup) -> list[str]:
+        config = setup.directory / "nginx.conf"
+        tls = " ssl" if setup.pair else ""
+        serving = self._files(setup) if setup.node == "files" else self._proxying(setup)
+        log = f"{setup.directory}/access.log combined buffer=64k flush=1s" if setup.log else "off"
+        config.write_text(
+            f"{nginx_head(setup.directory)}  access_log {log};\n"
+            f"{'' if setup.node == 'files' else self._upstream(setup)}"
+            f"  server {{ listen 127.0.0.1:{setup.port}{tls} backlog=4096;\n"
+            f"    {_NGINX_TLS.format(pair=setup.pair) if setup.pair else ''}\n"
+            f"{serving}  }}\n}}\n"
+        )
+        return ["-p", str(setup.directory), "-c", str(config)]
+
+    def _files(self, setup: Setup) -> str:
+        return _NGINX_FILES.format(setup.origin.files) + (_OUTPUT_BUFFERS if self.bulk else "")
+
+    def _upstream(self, setup: Setup) -> str:
+        unix = setup.node == "uwsgi-unix"
+        where = f"unix:{setup.node_address}" if unix else setup.node_address
+        kept = self.keepalive and setup.node == "http"
+        return (
+            f"  upstream node {{ server {where}; {'keepalive 128;' if kept else ''}\n"
+            f"{'    keepalive_requests 1000000000;' if kept else ''} }}\n"
+        )
+
+    def _proxying(self, setup: Setup) -> str:
         if setup.node == "http":
-            module, where = "proxy", f"127.0.0.1:{setup.origin.http}"
+            module = "proxy"
             location = "proxy_pass http://node;" + ("" if self.bare else _FORWARDED)
             if self.keepalive:
                 location += 'proxy_http_version 1.1; proxy_set_header Connection "";'
         else:
-            unix = setup.node == "uwsgi-unix"
-            module, where = "uwsgi", f"unix:{setup.node_address}" if unix else setup.node_address
-            location = "uwsgi_pass node;" + _UWSGI_PARAMS
-        kept = self.keepalive and setup.node == "http"
-        log = f"{setup.directory}/access.log combined buffer=64k flush=1s" if setup.log else "off"
-        tls = " ssl" if setup.pair else ""
-        config = setup.directory / "nginx.conf"
-        config.write_text(
-            f"{nginx_head(setup.directory)}  access_log {log};\n"
-            f"  upstream node {{ server {where}; {'keepalive 128;' if kept else ''}\n"
-            f"{'    keepalive_requests 1000000000;' if kept else ''} }}\n"
-            f"  server {{ listen 127.0.0.1:{setup.port}{tls} backlog=4096;\n"
-            f"    {_NGINX_TLS.format(pair=setup.pair) if setup.pair else ''}\n"
-            f"    location / {{ {location} {_BUFFERS.format(module) if self.bulk else ''} }}\n"
-            "  }\n}\n"
-        )
-        return ["-p", str(setup.directory), "-c", str(config)]
+            module, location = "uwsgi", "uwsgi_pass node;" + _UWSGI_PARAMS
+        buffers = _BUFFERS.format(module) if self.bulk else ""
+        return f"    location / {{ {location} {buffers} }}\n"
 
 
 def _haproxy(setup: Setup) -> list[str]:
@@ -177,7 +199,10 @@ def _uwgate(setup: Setup) -> list[str]:
     listen = ["--http", f"127.0.0.1:{setup.port}"]
     if setup.pair is not None:
         listen = ["--https", f"127.0.0.1:{setup.port},{setup.pair.cert},{setup.pair.key}"]
-    arguments = [*listen, "--http-to", node, "--http-keepalive=600", "--http-processes", "1"]
+    arguments = [*listen, "--http-keepalive=600", "--http-processes", "1"]
+    if setup.node == "files":
+        return [*arguments, "--check-static", setup.origin.files, "--static-index", "index.html"]
+    arguments += ["--http-to", node]
     if setup.log:
         arguments += ["--http-log", "--http-log-file", str(setup.directory / "access.log")]
     return arguments
@@ -200,17 +225,18 @@ def _uwsgi(setup: Setup) -> list[str]:
 
 
 _ALL: frozenset[NodeKind] = frozenset({"http", "uwsgi-unix", "uwsgi-tcp"})
+_SENDERS: frozenset[NodeKind] = _ALL | {"files"}
 _HTTP_ONLY: frozenset[NodeKind] = frozenset({"http"})
 _UWSGI_ONLY: frozenset[NodeKind] = frozenset({"uwsgi-unix", "uwsgi-tcp"})
 
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer("uwgate", "uwgate", _ALL, _uwgate),
+        Peer("uwgate", "uwgate", _SENDERS, _uwgate),
         Peer("uwgate-subscribed", "uwgate", _ALL, _subscribed, announced=True),
-        Peer("nginx", "nginx", _ALL, _Nginx()),
+        Peer("nginx", "nginx", _SENDERS, _Nginx()),
         Peer("nginx-fresh", "nginx", _HTTP_ONLY, _Nginx(keepalive=False)),
-        Peer("nginx-bulk", "nginx", _ALL, _Nginx(bulk=True)),
+        Peer("nginx-bulk", "nginx", _SENDERS, _Nginx(bulk=True)),
         Peer("nginx-bare", "nginx", _HTTP_ONLY, _Nginx(bare=True)),
         Peer("haproxy", "haproxy", _HTTP_ONLY, _haproxy),
         Peer("uwsgi", "uwsgi", _UWSGI_ONLY, _uwsgi),

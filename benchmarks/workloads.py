@@ -8,11 +8,12 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from benchmarks import heads
+from benchmarks.heads import MANY
 
-NodeKind = Literal["http", "uwsgi-unix", "uwsgi-tcp"]
+NodeKind = Literal["http", "uwsgi-unix", "uwsgi-tcp", "files"]
 GatewayKind = Literal["http", "fastrouter"]
 HELLO = b"Hello, world!"
-KB64, MB1, MB10, MB100, MB300 = 65536, 1 << 20, 10 << 20, 100 << 20, 300 << 20
+KB64, MB1, MB10, MB100, MB300, GB1 = 65536, 1 << 20, 10 << 20, 100 << 20, 300 << 20, 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class Workload:
     ``gateway``: what is compared; fastrouters have nginx with ``uwsgi_pass`` before them, on the
     core of the load. ``ours``: the peer that the others are compared with. ``tls``: clients speak
     it to the proxy. ``handshake``: every request has a connection of its own, whose handshake is a
-    full one or resumes a session (`benchmarks.tls_client`, not wrk, makes them).
+    full one or resumes a session (`benchmarks.tls_client`, not wrk, makes them). ``seconds``: the
+    least that a cell takes. ``node`` "files": there is none, the contenders send files themselves.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Workload:
     ours: str = "uwgate"
     tls: bool = False
     handshake: Handshake | None = None
+    seconds: int = 0
 
 
 _HTTP = ("uwgate", "nginx", "nginx-fresh", "haproxy")
@@ -58,6 +61,7 @@ _BULK = ("uwgate", "nginx-bulk", "nginx", "haproxy")
 _UWSGI = ("uwgate", "nginx", "uwsgi")
 _UWSGI_BULK = ("uwgate", "nginx-bulk", "nginx", "uwsgi")
 _FAST = ("uwgate", "uwsgi")
+_FILES = ("uwgate", "nginx")
 _FASTROUTER = {"uwsgi": 0.9}
 # Durations are measured where nodes are subscribed, and the key is looked up.
 _ANNOUNCED = {"uwgate": 1.15}
@@ -93,6 +97,25 @@ def _handshakes(version: str, *, resume: bool) -> Workload:
 def _get(target: str, *, close: bool = False) -> tuple[str, ...]:
     lines = f"GET {target} HTTP/1.1\nHost: www.example.com\n"
     return (lines + ("Connection: close\n" if close else ""),)
+
+
+def _static(name: str, what: str, limit: float, body: int, connections: int = 64) -> Workload:
+    """Files that nginx sends as well, named as the workload is; TLS where its name says so."""
+    tls = name.startswith("tls-")
+    target = name.removeprefix("tls-")
+    return Workload(
+        name,
+        what,
+        "files",
+        _get(f"/{target}/<file>" if target == "static-many" else f"/{target}"),
+        ("uwgate", "nginx-bulk", "nginx") if tls else _FILES,
+        connections,
+        "GB" if body >= KB64 else "request",
+        body,
+        limits={"nginx": limit},
+        tls=tls,
+        seconds=4 if body >= GB1 else 0,
+    )
 
 
 _BROWSER_HEAD = "Chrome's head (about 640 bytes)"
@@ -339,6 +362,12 @@ WORKLOADS = (
         limits={"nginx": 0.85},
         tls=True,
     ),
+    _static("static-1k", "a file of 1 KB", 0.8, 1024),
+    _static("static-64k", "a file of 64 KB", 0.85, KB64),
+    _static("static-10m", "a file of 10 MB", 0.85, MB10, 8),
+    _static("static-1g", "a file of 1 GB", 0.85, GB1, 2),
+    _static("static-many", f"{MANY:,} files of 4 KB, another in every request", 1.0, 4096),
+    _static("tls-static-10m", "a file of 10 MB over TLS", 0.85, MB10, 8),
 )
 
 EXTRAS = ("idle", "tls-idle", "stalled", "files")  # measured apart: memory, not speed

@@ -162,7 +162,7 @@ def test_all_contenders_get_the_same_certificate(pair: certificates.Pair, tmp_pa
 def test_the_rows_of_handshakes() -> None:
     rows = {row.name: row for row in workloads.select(["tls-*"])[0]}
     shakes = {f"tls-{kind}-{version}" for kind in ("full", "resumed") for version in ("12", "13")}
-    assert set(rows) == {"tls-keepalive", "tls-10m", *shakes}
+    assert set(rows) == {"tls-keepalive", "tls-10m", "tls-static-10m", *shakes}
     assert all(row.tls for row in rows.values())
     assert rows["tls-resumed-12"].handshake == workloads.Handshake("1.2", True)
     assert rows["tls-resumed-12"].limits == {"nginx": 1.5}

@@ -145,6 +145,9 @@ class StaticExchange(Exchange):
         self._count_own()
         if not ended:  # nobody reads the body: what follows it cannot be found
             cast("Http1Front", self.front).persist = False
+        if self.pending or self.trailer:  # it has come while a thread was looking
+            self.pending, self.pending_size, self.trailer = [], 0, b""
+            self.resume_front()
 
     def _count_own(self) -> None:
         gateway = self.gateway
