@@ -395,7 +395,7 @@ def naming(request: pytest.FixtureRequest, www: Path) -> Iterator[tuple[Gateway,
 def test_named_files(naming: tuple[Gateway, object], www: Path, size: int) -> None:
     gateway, node = naming
     node.reset()  # type: ignore[attr-defined]
-    own = b"Set-Cookie: a=b\r\nContent-Type: image/x\r\nETag: W/\"mine\"\r\nContent-Length: %d" % size
+    own = b'Set-Cookie: a=b\r\nContent-Type: image/x\r\nETag: W/"mine"\r\nContent-Length: %d' % size
     with gateway.connect() as client:
         for field, body in (
             (b"X-Sendfile: %b/small.txt" % os.fsencode(www), SMALL),
@@ -466,8 +466,10 @@ def test_the_end_waits_for_a_transfer(www: Path) -> None:
     directory = www.parent / "end"
     directory.mkdir(exist_ok=True)
     write(directory / "huge", HUGE)
-    with running("--check-static", str(directory)) as gateway:
-        with slow_client(gateway, b"/huge") as client:
-            gateway.terminate()
-            wait_until(lambda: "draining" in gateway.log, "the signal")
-            assert rest_of(client) == HUGE
+    with (
+        running("--check-static", str(directory)) as gateway,
+        slow_client(gateway, b"/huge") as client,
+    ):
+        gateway.terminate()
+        wait_until(lambda: "draining" in gateway.log, "the signal")
+        assert rest_of(client) == HUGE

@@ -25,12 +25,16 @@ class Pollable(Protocol):
 
 
 class Poller:
-    """Level-triggered readiness for any number of descriptors."""
+    """Level-triggered readiness for any number of descriptors.
 
-    __slots__ = ("_loop", "add", "epoll", "modify", "owners")
+    ``spent``: for owners that could go on for long, what they have had of this round together.
+    """
+
+    __slots__ = ("_loop", "add", "epoll", "modify", "owners", "spent")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.spent = 0
         self.epoll = select.epoll()
         # ``register`` in two steps, for who counts calls: owners[fd] = owner; add(fd, events).
         self.owners: dict[int, Pollable] = {}
@@ -62,6 +66,7 @@ class Poller:
     def round(self) -> None:
         """Tell the owners of all that is ready."""
         owners = self.owners
+        self.spent = 0
         for fd, events in self.epoll.poll(0, BATCH):
             owner = owners.get(fd)
             if owner is not None:
