@@ -15,13 +15,14 @@ KEPT_SIZE = 32768
 
 _YOUNG = 0.1  # seconds in which a file may change once more without its time being another
 
-Identity = tuple[int, int, int, int]
-"""(device, inode, size, mtime in ns): what changes when a file does."""
+Identity = tuple[int, int, int, int, int]
+"""(device, inode, size, mtime in ns, ctime in ns): what changes when a file does, or when who may
+read it changes."""
 
 
 def identity(stat: os.stat_result) -> Identity:
     """The identity that a ``stat`` shows."""
-    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 class File:
@@ -45,7 +46,7 @@ class File:
     @classmethod
     def made(cls, data: bytes) -> File:
         """A file that is on no disk."""
-        file = cls(-1, (0, 0, len(data), 0), b"")
+        file = cls(-1, (0, 0, len(data), 0, 0), b"")
         file.data = data
         return file
 
@@ -59,8 +60,11 @@ class File:
         return True
 
     def changed(self) -> bool:
-        """Whether the file was written to since it was looked at: it is not what its head says."""
-        return identity(os.fstat(self.fd)) != self.identity
+        """Whether the file was written to since it was looked at: it is not what its head says. Its
+        ctime says nothing of that: it is another one when a new file has been renamed over it.
+        Raises OSError."""
+        stat = os.fstat(self.fd)
+        return stat.st_mtime_ns != self.identity[3] or stat.st_size != self.size
 
     def close(self) -> None:
         """Give up the descriptor."""
@@ -80,7 +84,7 @@ class Expiry:
     """Expires and Cache-Control: ``seconds`` from now, or ``fixed`` seconds since the epoch."""
 
     seconds: int
-    fixed: int = -1
+    fixed: int | None = None
 
 
 class Answer:
@@ -110,7 +114,8 @@ class Entry:
     """What a path leads to. ``found`` was looked up in the second ``checked`` of the site's clock.
 
     ``kind``: ``file``, ``listing`` (a made file), or ``redirect`` (to the path with a slash).
-    ``answers``: by coding, b"" for none, as far as they were asked for. ``plain``: the one there
+    ``answers``: by coding, b"" for none, and expiry, as far as they were asked for. ``made``: the
+    second in which a listing was. ``plain``: the one there
     is, if it is the same whatever fields a request has. ``direct``: the place of the file, if that
     is the only one to look at. ``variants``: compressed forms beside the
     file, by coding; None: this file has none, and no Vary. ``signature``: what the names on the way
@@ -118,8 +123,8 @@ class Entry:
     """
 
     __slots__ = (
-        "answers", "checked", "direct", "file", "gone", "kind", "path", "plain", "signature",
-        "size", "variants",
+        "answers", "checked", "direct", "file", "gone", "kind", "made", "path", "plain",
+        "signature", "size", "variants",
     )  # fmt: skip
 
     def __init__(self, path: bytes, kind: Literal["file", "listing", "redirect"]) -> None:
@@ -127,13 +132,23 @@ class Entry:
         self.kind = kind
         self.file: File | None = None
         self.variants: dict[bytes, File] | None = None
-        self.answers: dict[tuple[bytes, bytes], Answer] = {}
+        self.answers: dict[tuple[bytes, int], Answer] = {}
         self.plain: Answer | None = None
         self.direct: tuple[Root, bytes] | None = None
         self.signature: tuple[object, ...] | None = None
-        self.checked = -1
+        self.checked = self.made = -1
         self.gone = False
         self.size = 0  # bytes in memory, roughly
+
+    @property
+    def is_young(self) -> bool:
+        """Whether one of the files is (``File.young``)."""
+        return any(file.young for file in self.files())
+
+    @property
+    def is_named(self) -> bool:
+        """Whether an application has named the file, so that ``path`` is none that clients have."""
+        return self.path.startswith(b"\0")
 
     def release(self) -> None:
         """It is not remembered any more. Whoever still knows of it must not keep files open."""

@@ -86,6 +86,15 @@ class Root:
             elif anchor is None:
                 self._trouble = error.errno or errno.EIO
 
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file."""
+        return self._anchor is not None and self._anchor.fd < 0
+
+    def beside(self, path: bytes) -> Root:
+        """Another directory, from which links may lead to the same ones."""
+        return Root(path, self._safe, None if self._open is not stepwise else False)
+
     def close(self) -> None:
         """Let go of the directory, as soon as nobody is opening something; all else is a miss."""
         self._anchor = None

@@ -13,7 +13,6 @@ from uwgate.protocols.http1_response import ResponseHead
 from uwgate.protocols.http_date import LATEST, format_date
 from uwgate.protocols.paths import decoded_path
 
-_MAX_ANSWERS = 64  # of one entry; more than one only where rules look at the whole target
 _NOSNIFF = b"X-Content-Type-Options: nosniff\r\n"
 _LISTING_LINES = (
     b"Cache-Control: no-cache\r\nVary: Accept\r\n"
@@ -25,7 +24,7 @@ class Representations:
     """Makes and remembers the answers of entries. ``now``: seconds since the epoch, of the second
     that has begun last."""
 
-    __slots__ = ("_by_uri", "_mime", "_ranges", "_rules")
+    __slots__ = ("_by_path", "_by_uri", "_mime", "_ranges", "_rules")
 
     def __init__(self, settings: StaticSettings) -> None:
         self._mime = MimeTypes(settings.mime, settings.charset)
@@ -36,6 +35,7 @@ class Representations:
             settings.expires, key=lambda rule: (order.index(rule.by), rule.mtime)
         )
         self._by_uri = any(rule.by == "uri" for rule in self._rules)
+        self._by_path = any(rule.by == "path-info" for rule in self._rules)
 
     def choose(
         self, entry: Entry, encodings: bytes | None, accept: bytes, target: bytes, now: int
@@ -48,19 +48,21 @@ class Representations:
                 coding = b"json" if _wants_json(accept) else b""
             else:
                 coding = next(iter(accepted(encodings, tuple(variants))), b"")
-        key = (coding, target if self._by_uri else b"")
-        answer = entry.answers.get(key)
+        file = variants[coding] if variants and coding else entry.file
+        assert file is not None
+        # What an application names has the expiry of who asks: its path is not that of the entry.
+        varies = self._by_uri or (self._by_path and entry.is_named)
+        number = self._rule(entry, file, target) if varies else 0
+        answer = entry.answers.get((coding, number))
         if answer is None:
-            if len(entry.answers) >= _MAX_ANSWERS:
-                entry.answers.clear()
-            file = variants[coding] if variants and coding else entry.file
-            assert file is not None
-            answer = entry.answers[key] = Answer(entry, file)
+            answer = entry.answers[coding, number] = Answer(entry, file)
             if entry.kind == "listing":
                 self._describe_listing(answer, coding)
             else:
-                self._describe(answer, coding, target, now)
-                if variants is None and not self._by_uri:
+                if not varies:
+                    number = self._rule(entry, file, target)
+                self._describe(answer, coding, number, now)
+                if variants is None and not varies:
                     entry.plain = answer
         return answer
 
@@ -70,7 +72,7 @@ class Representations:
         answer.lines = b"Content-Type: %b\r\n%b" % (kind, _LISTING_LINES)
         answer.head = make_head(200, b"OK", answer.lines, answer.file.size)
 
-    def _describe(self, answer: Answer, coding: bytes, target: bytes, now: int) -> None:
+    def _describe(self, answer: Answer, coding: bytes, number: int, now: int) -> None:
         entry, file = answer.entry, answer.file
         assert entry.file is not None
         answer.content_type = kind = self._mime.of(entry.file.path)
@@ -93,25 +95,29 @@ class Representations:
                 _NOSNIFF,
             )
         )
-        answer.expiry = self._expiry(file, kind, entry.path, target)
+        if number:
+            rule = self._rules[number - 1]
+            fixed = max(0, file.mtime + rule.seconds) if rule.mtime else None
+            answer.expiry = Expiry(rule.seconds, fixed)
         answer.head = make_head(200, b"OK", answer.lines + self.expires(answer, now), file.size)
         answer.dated_at = now
 
-    def _expiry(self, file: File, kind: bytes, path: bytes, target: bytes) -> Expiry | None:
-        """By the first rule that matches."""
+    def _rule(self, entry: Entry, file: File, target: bytes) -> int:
+        """The number of the first rule that matches, from 1 on; 0 for none."""
         if not self._rules:
-            return None
+            return 0
+        assert entry.file is not None
         texts = {
             "file": file.path,
-            "path-info": decoded_path(target) or path,
+            "path-info": decoded_path(target) or b"",
             "uri": target,
-            "type": kind.partition(b";")[0],
+            "type": self._mime.of(entry.file.path).partition(b";")[0],
         }
-        for rule in self._rules:
+        for number, rule in enumerate(self._rules, 1):
             match = rule.pattern.fullmatch if rule.by == "type" else rule.pattern.search
             if match(texts[rule.by]):
-                return Expiry(rule.seconds, file.mtime + rule.seconds if rule.mtime else -1)
-        return None
+                return number
+        return 0
 
     @staticmethod
     def expires(answer: Answer, now: int) -> bytes:
@@ -119,7 +125,7 @@ class Representations:
         expiry = answer.expiry
         if expiry is None:
             return b""
-        at = expiry.fixed if expiry.fixed >= 0 else now + expiry.seconds
+        at = now + expiry.seconds if expiry.fixed is None else expiry.fixed
         age = max(0, at - now)
         return b"Expires: %b\r\nCache-Control: max-age=%d\r\n" % (
             format_date(min(at, LATEST)),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import resource
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from uwgate.config.settings_static import StaticMap, StaticSettings
@@ -27,6 +27,7 @@ _MAX_TARGETS = 50_000
 _MAX_BYTES = 64 << 20
 _MAX_DESCRIPTORS = 1024
 _LONG_TARGET = 1024  # bytes; longer ones are looked up each time
+_LISTING_AGE = 10  # seconds; sizes of files are in it, which change without the directory
 _OVERHEAD = 1024  # bytes of an entry beside its data
 
 CODINGS = {b"br": b".br", b"zstd": b".zst", b"gzip": b".gz"}
@@ -50,13 +51,62 @@ class Counters:
         self.hits = self.loads = self.misses = self.offloaded = 0
 
 
+Found = Callable[[Entry | None, Exception | None], None]
+"""Takes what a path leads to, or why that cannot be known."""
+
+
+class Waiting:
+    """Somebody who waits for a path to be looked up, until ``cancel``."""
+
+    __slots__ = ("target", "then")
+
+    def __init__(self, target: bytes, then: Found) -> None:
+        self.target = target
+        self.then: Found | None = then
+
+    def cancel(self) -> None:
+        """It is not wanted any more."""
+        self.then = None
+
+
+class _Place:
+    """A configured directory, or a single file: that is opened as what it is in its directory, so
+    that nobody gains anything by putting a link in its place: what was once a file is no directory
+    later."""
+
+    __slots__ = ("_directory", "_name", "_parent", "root")
+
+    def __init__(self, root: Root) -> None:
+        self.root = root
+        directory, _, self._name = root.path.rpartition(b"/")
+        self._directory = directory or b"/"
+        self._parent: Root | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at it again."""
+        self.root.refresh()
+        if self._parent is not None:
+            self._parent.refresh()
+        elif self.root.is_file:
+            self._parent = self.root.beside(self._directory)
+
+    def split(self, path: bytes) -> Iterator[tuple[Root, bytes]]:
+        """Where to open ``path``, which is below the place, and what; no slash at either end."""
+        relative = path.strip(b"/")
+        if self._parent is None:
+            yield self.root, relative
+        elif not relative:
+            yield self._parent, self._name
+
+
 class Site:
     """The files of one gateway in one worker."""
 
     __slots__ = (
-        "_accel", "_descriptors", "_max_descriptors", "_missed", "_named_from", "_paths", "_places",
-        "_roots", "_size", "_turned", "_variants", "counters", "now", "settings", "targets",
-        "tick",
+        "_accel", "_all", "_descriptors", "_max_descriptors", "_missed", "_named_from", "_paths",
+        "_places", "_size", "_turned", "_variants", "counters", "loading", "now", "settings",
+        "targets", "tick",
     )  # fmt: skip
 
     def __init__(self, settings: StaticSettings) -> None:
@@ -66,16 +116,16 @@ class Site:
         self.tick = 0
         self._turned = 0.0
         safe = [Root(path) for path in settings.safe]
-        # (mount, root, whether the whole path is looked for below it), in uWSGI's order.
-        self._places: list[tuple[bytes, Root, bool]] = []
+        # (mount, where, whether the whole path is looked for below it), in uWSGI's order.
+        self._places: list[tuple[bytes, _Place, bool]] = []
         everywhere = [StaticMap(b"", path, whole=True) for path in settings.checks]
         behind = [StaticMap(b"", settings.docroot, whole=True)] if settings.docroot else []
         for each in (*everywhere, *settings.maps, *behind):
-            self._places.append((each.prefix, Root(each.path, safe), each.whole))
-        self._accel = [(each.prefix, Root(each.path, safe), False) for each in settings.accel]
-        roots = [*safe, *(root for _, root, _ in self._places)]
-        self._roots = [*roots, *(root for _, root, _ in self._accel)]
-        self._named_from = sorted(roots, key=lambda root: len(root.path), reverse=True)
+            self._places.append((each.prefix, _Place(Root(each.path, safe)), each.whole))
+        self._accel = [(each.prefix, _Place(Root(each.path, safe))) for each in settings.accel]
+        named = [*(_Place(root) for root in safe), *(place for _, place, _ in self._places)]
+        self._all = [*named, *(place for _, place in self._accel)]
+        self._named_from = sorted(named, key=lambda place: len(place.root.path), reverse=True)
         compressed = settings.compressed
         self._variants = bool(
             compressed.everything
@@ -86,6 +136,8 @@ class Site:
         self.targets: dict[bytes, Entry] = {}
         self._paths: dict[bytes, Entry] = {}  # the least recently checked first
         self._missed: set[bytes] = set()
+        # Who waits for a path that a thread is looking up.
+        self.loading: dict[bytes, list[Waiting]] = {}
         self._size = self._descriptors = 0
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._max_descriptors = min(_MAX_DESCRIPTORS, limit // 4)
@@ -98,8 +150,8 @@ class Site:
         self._turned = now
         self.tick += 1
         self._missed.clear()
-        for root in self._roots:
-            root.refresh()
+        for place in self._all:
+            place.refresh()
 
     # --- in the event loop ------------------------------------------------------------------------
 
@@ -138,11 +190,15 @@ class Site:
     def keep(self, target: bytes, path: bytes, entry: Entry | None) -> Entry | None:
         """Remember what ``load`` has found for a target."""
         self._store(path, entry)
+        self.kept(target, entry)
+        return entry
+
+    def kept(self, target: bytes, entry: Entry | None) -> None:
+        """Another target leads to the same."""
         if entry is None:
             self._miss(target)
         else:
             self._remember(target, entry)
-        return entry
 
     def anew(self, entry: Entry) -> Entry | None:
         """What the path of an entry leads to now: its file has changed. Raises OSError."""
@@ -196,7 +252,11 @@ class Site:
             if status is None or identity(status) != entry.file.identity:  # type: ignore[union-attr]
                 self._drop(entry)
                 return False
-        elif entry.signature is None or self._look(entry.path) != entry.signature:
+        elif (
+            entry.signature is None
+            or (entry.kind == "listing" and self.now - entry.made >= _LISTING_AGE)
+            or self._look(entry.path) != entry.signature
+        ):
             self._drop(entry)
             return False
         entry.checked = self.tick
@@ -218,15 +278,15 @@ class Site:
     def _named(self, key: bytes) -> Iterator[tuple[Root, bytes]]:
         if key.startswith(b"uri", 1):
             path = key[4:]
-            for mount, root, _ in self._accel:
+            for mount, place in self._accel:
                 if _below(path, mount):
-                    yield root, path[len(mount) :].strip(b"/")
+                    yield from place.split(path[len(mount) :])
             return
         path = key[5:]
-        for root in self._named_from:
-            above = root.path.rstrip(b"/")
+        for place in self._named_from:
+            above = place.root.path.rstrip(b"/")
             if _below(path, above):
-                yield root, path[len(above) :].strip(b"/")
+                yield from place.split(path[len(above) :])
                 return
 
     # --- what may wait for a disk -----------------------------------------------------------------
@@ -236,9 +296,9 @@ class Site:
         if path.startswith(_NAMED):
             yield from self._named(path)
             return
-        for mount, root, whole in self._places:
+        for mount, place, whole in self._places:
             if _below(path, mount):
-                yield root, (path if whole else path[len(mount) :]).strip(b"/")
+                yield from place.split(path if whole else path[len(mount) :])
 
     def _look(self, path: bytes) -> tuple[object, ...] | None:
         """What the names show, without opening anything. It only serves to be compared."""
@@ -250,11 +310,11 @@ class Site:
             if stat.S_ISDIR(status.st_mode):
                 for index in self.settings.index:
                     inner = _join(relative, index)
-                    status = root.stat(inner)
-                    if status is not None and stat.S_ISREG(status.st_mode):
-                        return number, *self._shown(root, inner, status, names)
+                    found = root.stat(inner)
+                    if found is not None and stat.S_ISREG(found.st_mode):
+                        return number, *self._shown(root, inner, found, names)
                 if self.settings.autoindex:
-                    return None  # what is in it may change without its own time
+                    return number, identity(status)
             elif stat.S_ISREG(status.st_mode) and not path.endswith(b"/"):
                 return number, *self._shown(root, relative, status, names)
         return None
@@ -281,9 +341,11 @@ class Site:
             if entry is not None:
                 # What was looked at has to be what was opened.
                 file = entry.file
-                if signature is None or file is None or signature[1] != file.identity:
+                if signature is None or file is None:
                     return entry
-                if not any(each.young for each in entry.files()):
+                if entry.kind == "listing":
+                    entry.signature = signature
+                elif signature[1] == file.identity and not entry.is_young:
                     entry.signature = signature
                     if not number and entry.variants is None and not path.endswith(b"/"):
                         entry.direct = root, relative
@@ -335,12 +397,15 @@ class Site:
 
         def is_served(name: bytes) -> bool:
             opened = root.open(_join(relative, name), settings.dotfiles)
-            if opened is not None:
-                os.close(opened.fd)
-            return opened is not None
+            if opened is None:
+                return False
+            os.close(opened.fd)
+            return not opened.path.endswith(settings.skip_ext)
 
         found, cut = listing.entries(directory.fd, settings.dotfiles, is_served=is_served)
+        found = [each for each in found if each.is_dir or not each.name.endswith(settings.skip_ext)]
         entry = Entry(path, "listing")
+        entry.made = self.now
         entry.file = File.made(listing.html(path, found, cut))
         entry.variants = {b"json": File.made(listing.as_json(path, found, cut))}
         return entry
@@ -354,7 +419,8 @@ class Site:
                 other = root.open(relative + ending, self.settings.dotfiles)
                 if other is None:
                     continue
-                if stat.S_ISREG(other.stat.st_mode):
+                skipped = other.path.endswith(self.settings.skip_ext)
+                if stat.S_ISREG(other.stat.st_mode) and not skipped:
                     entry.variants[coding] = _kept(File(other.fd, identity(other.stat), other.path))
                 else:
                     os.close(other.fd)

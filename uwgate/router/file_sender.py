@@ -11,8 +11,11 @@ comes now is not what the head has announced.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import termios
 from _socket import socket as new_socket  # see upstream_uwsgi
+from array import array
 from socket import MSG_MORE
 from typing import TYPE_CHECKING
 
@@ -67,8 +70,8 @@ class FileSender:
     front. ``paused``: the client does not take more."""
 
     __slots__ = (
-        "_at", "_end", "_exchange", "_file", "_parts", "_piece", "_poller", "_raw", "_task",
-        "_warm", "paused",
+        "_at", "_end", "_exchange", "_file", "_parts", "_piece", "_poller", "_queued",
+        "_raw", "_task", "_warm", "paused",
     )  # fmt: skip
 
     state = -1  # none of those of a node's connection
@@ -83,6 +86,7 @@ class FileSender:
         self._raw = raw
         self._at = self._end = 0  # of the part of the file that is being sent
         self._piece = _PIECE
+        self._queued = -1  # bytes the kernel held when it took no more
         self._warm = -1  # offset up to which it has been read into the page cache
         self._task: asyncio.Future[int] | None = None
         self._poller: Poller | None = None  # while it watches the socket
@@ -177,7 +181,7 @@ class FileSender:
                 if turn <= 0:  # the poller comes back at once, after the others
                     break
         except BlockingIOError:
-            pass
+            self._queued = _queued(number)
         if self._next_part():
             self._watch(exchange, number)
         else:
@@ -231,6 +235,15 @@ class FileSender:
             exchange.stalled(False)
         exchange.response_end(b"")
 
+    def progressed(self) -> bool:
+        """Whether the client has taken something since the kernel took no more from us. It wants
+        more only when a third of its buffer is free, which may take a slow client long."""
+        before = self._queued
+        if self._raw is None or before < 0:
+            return False
+        self._queued = _queued(self._raw.fileno())
+        return 0 <= self._queued < before
+
     # --- waiting ----------------------------------------------------------------------------------
 
     def _watch(self, exchange: StaticExchange, number: int) -> None:
@@ -268,6 +281,16 @@ class FileSender:
             self._broken(self._exchange, error)  # type: ignore[arg-type]
         elif self._exchange.phase != IDLE:
             self.go_on()
+
+
+def _queued(number: int) -> int:
+    """Bytes that the client has not acknowledged yet; -1 if that is not known."""
+    held = array("i", [0])
+    try:
+        fcntl.ioctl(number, termios.TIOCOUTQ, held)
+    except OSError:
+        return -1
+    return held[0]
 
 
 def _in_memory(fd: int, start: int, end: int) -> bool:

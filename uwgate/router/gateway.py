@@ -408,7 +408,7 @@ class Gateway:
                 total_micros=int((now - started) * 1e6),
                 request_body=exchange.request_size,
                 response_head=front.head_bytes,
-                response_body=front.sent_bytes,
+                response_body=max(0, front.sent_bytes),  # less than its head may have been sent
                 response_fields=front.fields,
                 node=node.name if node is not None else exchange.source,
                 attempts=exchange.attempts,

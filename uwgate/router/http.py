@@ -33,7 +33,7 @@ from uwgate.router.facts import RequestLog
 from uwgate.router.gateway import Accepting, Gateway, Listener
 from uwgate.router.hsts import Hsts, HstsFront
 from uwgate.router.http1_front import Http1Front
-from uwgate.router.http1_responses import KEPT_HEAD
+from uwgate.router.http1_responses import KEPT_HEAD, Http1Responses
 from uwgate.router.redirect import RedirectFront
 from uwgate.router.static_exchange import StaticExchange
 from uwgate.router.tls_accept import TlsConnection, TlsDoor
@@ -70,6 +70,7 @@ class HttpGateway(Gateway):
         self.site = Site(static) if static is not None else None
         self.representations = Representations(static) if static is not None else None
         self.make_exchange: type[Exchange] = StaticExchange if static is not None else Exchange
+        self.duplicated: set[Http1Responses] = set()  # clients with a second descriptor
         self.pool: ThreadPoolExecutor | None = None  # for what may have to wait for a disk
         # In the order in which their time ends.
         self.handshaking: dict[TlsConnection, None] = {}
@@ -126,6 +127,9 @@ class HttpGateway(Gateway):
         super()._on_tick(now)
         if self.site is not None:
             self.site.turn(time.time())
+            for front in list(self.duplicated):
+                if not front.exchange.phase:  # who is idle keeps one descriptor
+                    front.close_raw()
         self.idle_deadline = now + self.settings.keepalive_timeout
         if self.terminator is not None:
             self.terminator.tick(now)

@@ -180,8 +180,7 @@ class Http1Front(Http1Client, asyncio.Protocol):
                 gateway.tally.errors[Failure.CLIENT_CLOSED] += 1
             self.log(None if tunnel else Failure.CLIENT_CLOSED)
         gateway.clock.forget(self)
-        if self.raw is not None:
-            self.raw.close()
+        self.close_raw()
         self.exchange = gateway.no_exchange  # ours points at us: nothing to leave to the collector
         if gateway.draining:
             gateway.check_drained()

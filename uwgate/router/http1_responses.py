@@ -219,7 +219,14 @@ class Http1Responses:
     def announce(self, head: ResponseHead) -> bytes:
         """The head of a response that somebody else sends over ``raw``; ``sent_bytes`` is what was
         sent less the head."""
-        if self.persist and head.undated and self.request.plain:  # type: ignore[union-attr]
+        exchange = self.exchange
+        if (
+            self.persist
+            and head.undated
+            and exchange.request.plain
+            and exchange.block.simple
+            and exchange.request_ended
+        ):
             out = _dated(head, self.gateway.clock.date)
             self.framing = PLAIN
             self.gateway.tally.responses[head.status] += 1
@@ -238,10 +245,19 @@ class Http1Responses:
             return None
         if self.raw is None:
             sock = self.transport.get_extra_info("socket")
-            if sock is None or sock.fileno() < 0:
+            try:
+                self.raw = new_socket(fileno=os.dup(sock.fileno()))
+            except (AttributeError, OSError):  # it is gone, or there is no descriptor left
                 return None
-            self.raw = new_socket(fileno=os.dup(sock.fileno()))
+            self.gateway.duplicated.add(self)
         return self.raw
+
+    def close_raw(self) -> None:
+        """Nothing is sent over the duplicate now."""
+        raw, self.raw = self.raw, None
+        if raw is not None:
+            self.gateway.duplicated.discard(self)
+            raw.close()
 
     def _final_head(self, head: ResponseHead) -> bytes:
         gateway, request, block = self.gateway, self.request, self.exchange.block

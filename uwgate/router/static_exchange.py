@@ -6,25 +6,23 @@ node: the answer to the same request again is remembered until the next second.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
 from uwgate.files.entries import Answer, Entry, make_head
 from uwgate.files.represent import Representations
-from uwgate.files.site import UNKNOWN, Site
+from uwgate.files.site import UNKNOWN
 from uwgate.protocols import ranges
 from uwgate.protocols.conditional import Conditions, evaluate, range_applies
 from uwgate.protocols.http1_request import RequestBlock, RequestLine
 from uwgate.protocols.http1_response import ResponseHead
 from uwgate.router.errors import Failure
-from uwgate.router.exchange import Exchange
 from uwgate.router.file_sender import FileSender, Part, send_at_once
-from uwgate.router.phases import IDLE, RELAYING, RESOLVING
-from uwgate.router.static_fields import KIND, Asked, with_fields_of
+from uwgate.router.phases import IDLE, RELAYING
+from uwgate.router.static_fields import KIND, Asked, with_fields_of, without_files
+from uwgate.router.static_lookup import StaticLookup
 
 if TYPE_CHECKING:
     from uwgate.router.front import Front
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
     from uwgate.router.http1_front import Http1Front
 
 _METHODS = (b"GET", b"HEAD")
-class StaticExchange(Exchange):
+class StaticExchange(StaticLookup):
     """An exchange that looks for a file first.
 
     ``quick``: the answer to the last request, if that may be given again without looking at it.
@@ -42,14 +40,13 @@ class StaticExchange(Exchange):
 
     __slots__ = (
         "_anew", "_asked", "_asked_block", "_head_of_node", "_missed", "_plain_block", "_quick",
-        "_serving", "_waiting_head", "representations", "site", "source",
+        "_serving", "_waiting_head", "representations",
     )  # fmt: skip
 
     gateway: HttpGateway
 
     def __init__(self, gateway: HttpGateway, front: Front) -> None:
         super().__init__(gateway, front)
-        self.site = cast(Site, gateway.site)
         self.representations = cast(Representations, gateway.representations)
         self._quick: Answer | None = None
         self._missed = -1
@@ -60,7 +57,6 @@ class StaticExchange(Exchange):
         self._anew = False  # the file is being looked at again
         self._serving = False  # the body of a file is being sent
         self._waiting_head: ResponseHead | None = None
-        self.source = ""
 
     # --- from the front -----------------------------------------------------------------------
 
@@ -80,8 +76,9 @@ class StaticExchange(Exchange):
             entry = site.targets.get(request.target)
             if entry is not None and entry.checked == site.tick and entry.plain is not None:
                 site.counters.hits += 1
-                self.request = request
-                self._count_own()
+                self.request, self.block, self.request_ended = request, block, True
+                self._missed = -1
+                self.count_own()
                 self._quick = entry.plain
                 self._send_whole(entry.plain)
                 return
@@ -93,7 +90,9 @@ class StaticExchange(Exchange):
             if known is UNKNOWN:
                 self.request, self.block, self.request_ended = request, block, ended
                 self.node = None
-                self._load(request.target, self._loaded)
+                if self.offloads:
+                    self.count_own()
+                self.load(request.target, self._loaded)
                 return
             found = cast("Entry | None", known)
             if found is not None:
@@ -109,7 +108,7 @@ class StaticExchange(Exchange):
         if answer is not None:
             if answer.entry.checked == site.tick:
                 site.counters.hits += 1
-                self._count_own()
+                self.count_own()
                 self._send_whole(answer)
                 return
         elif self._missed == site.tick:
@@ -126,14 +125,19 @@ class StaticExchange(Exchange):
             return
         self._take(request, block, ended)
         get = request.method in _METHODS
-        self._fail_unsent(Failure.NOT_FOUND if get else Failure.STATIC_METHOD)
+        self.fail_unsent(Failure.NOT_FOUND if get else Failure.STATIC_METHOD)
 
     def _loaded(self, found: Entry | None) -> None:
         request, block, ended = self.request, self.block, self.request_ended
+        if self.offloads:  # it has been counted when the search began
+            self.gateway.tally.requests -= 1
         if found is None:
             self._go_on(request, block, ended, raw=False)
         else:
+            started = self.started_at
             self._take(request, block, ended)
+            if self.offloads:
+                self.started_at = started
             self._serve(found)
 
     def _take(self, request: RequestLine, block: RequestBlock, ended: bool) -> None:
@@ -142,79 +146,9 @@ class StaticExchange(Exchange):
         self.block = block
         self.request_ended = ended
         self.raw = False
-        self._count_own()
+        self.count_own()
         if not ended:  # nobody reads the body: what follows it cannot be found
             cast("Http1Front", self.front).persist = False
-        if self.pending or self.trailer:  # it has come while a thread was looking
-            self.pending, self.pending_size, self.trailer = [], 0, b""
-            self.resume_front()
-
-    def _count_own(self) -> None:
-        gateway = self.gateway
-        self.node = None
-        self.attempts = 0
-        self.source = "static"
-        if gateway.timed > 1:
-            self._count()
-        else:
-            gateway.tally.requests += 1
-            if gateway.timed:
-                self.started_at = time.monotonic()
-
-    # --- looking for the file ---------------------------------------------------------------------
-
-    @property
-    def offloads(self) -> bool:
-        """Whether what may wait for a disk is left to threads."""
-        return self.gateway.pool is not None
-
-    def offload(self, work: Callable[..., Any], *arguments: object) -> asyncio.Future[Any]:
-        """Have a thread do ``work``."""
-        gateway = self.gateway
-        self.site.counters.offloaded += 1
-        return gateway.loop.run_in_executor(gateway.pool, work, *arguments)
-
-    def _load(self, target: bytes, then: Callable[[Entry | None], None]) -> None:
-        """Look where it is not known what there is, and go on with that."""
-        site = self.site
-        path = site.path_of(target)
-        assert path is not None
-        if not self.offloads:
-            try:
-                entry = site.load(path)
-            except OSError as error:
-                self._short_of(error)
-            else:
-                then(site.keep(target, path, entry))
-            return
-        self.phase = RESOLVING
-        future = self.offload(site.load, path)
-        self.task = future  # type: ignore[assignment]  # to be cancelled like any other
-
-        def loaded(future: asyncio.Future[Entry | None]) -> None:
-            if future.cancelled() or self.task is not future:
-                return
-            self.task = None
-            self.phase = IDLE
-            error = future.exception()
-            if error is None:
-                then(site.keep(target, path, future.result()))
-            elif isinstance(error, OSError):
-                self._short_of(error)
-            else:
-                raise error
-
-        future.add_done_callback(loaded)
-
-    def _short_of(self, error: OSError) -> None:
-        self.gateway.complain(f"cannot open files: {error.strerror}")
-        if self.node is None:
-            self._count_own()
-        self._fail_unsent(Failure.RESOURCES)
-
-    def _fail_unsent(self, failure: Failure) -> None:
-        self.phase = RESOLVING  # or nothing could fail
-        self.fail(failure)
 
     # --- the response -----------------------------------------------------------------------------
 
@@ -229,6 +163,9 @@ class StaticExchange(Exchange):
 
     def _serve(self, entry: Entry, head_of_node: ResponseHead | None = None) -> None:
         """Answer with what the path leads to."""
+        if self.pending or self.trailer:  # a body that has come while a thread was looking
+            self.pending, self.pending_size, self.trailer = [], 0, b""
+            self.resume_front()
         self._head_of_node = head_of_node
         if entry.kind == "redirect":
             self._send(self._redirection(entry))
@@ -238,7 +175,7 @@ class StaticExchange(Exchange):
             entry, asked.encodings, asked.accept, request.target, site.now
         )
         plain = asked.conditions is None and head_of_node is None
-        if plain and request.plain and self.request_ended:
+        if plain and request.plain and self.block.simple and self.request_ended:
             if not self.extra:
                 self._quick = answer
                 self._plain_block = self.block
@@ -336,7 +273,7 @@ class StaticExchange(Exchange):
                 return
             data = joined
             self.site.counters.sent += len(data)
-        if self.request.plain:
+        if self.request.plain and self.block.simple and self.request_ended:
             front.whole(head, data, 0)
         else:
             front.respond(head, data, True)
@@ -344,15 +281,17 @@ class StaticExchange(Exchange):
 
     def _begin_sending(self, head: ResponseHead, answer: Answer, parts: list[Part]) -> None:
         front, gateway = cast("Http1Front", self.front), self.gateway
-        if answer.file.changed() and self._serve_anew(answer.entry):
+        try:
+            changed = answer.file.changed()
+        except OSError:
+            changed = True
+        if changed and self._serve_anew(answer.entry):
             return
         raw = front.raw_socket() if self.site.settings.sendfile else None
         if raw is None:
             self._waiting_head = head
         else:
-            out = front.announce(head)
-            self.site.counters.sent -= len(out)  # as if it had been sent
-            parts = [out, *parts]
+            parts = [front.announce(head), *parts]
             if front.line and gateway.pool is None:
                 sent = send_at_once(raw, answer.file, parts)
                 if sent:
@@ -377,13 +316,14 @@ class StaticExchange(Exchange):
         if self._anew:
             return False
         self._anew, self._quick = True, None
+        self.site.counters.requests -= 1
         try:
             fresh = self.site.anew(entry)
         except OSError as error:
-            self._short_of(error)
+            self.short_of(error)
         else:
             if fresh is None:
-                self._fail_unsent(Failure.NOT_FOUND)
+                self.fail_unsent(Failure.NOT_FOUND)
             else:
                 self._serve(fresh, self._head_of_node)
         self._anew = False
@@ -399,9 +339,10 @@ class StaticExchange(Exchange):
         """The kernel has taken so many bytes of the response."""
         front, gateway = cast("Http1Front", self.front), self.gateway
         front.deadline = gateway.request_deadline
-        front.sent_bytes += size
+        before = front.sent_bytes  # negative until the head has been sent
+        front.sent_bytes = after = before + size
         gateway.tally.tx += size
-        self.site.counters.sent += size
+        self.site.counters.sent += max(0, after) - max(0, before)
 
     def piece(self, data: bytes) -> None:
         """Bytes of the body, to go through the front."""
@@ -419,6 +360,20 @@ class StaticExchange(Exchange):
             self._waiting_head = None
             self.phase = IDLE  # no node has to be told
         super()._finish()
+
+    def expired(self) -> None:
+        """The deadline passed: the client is given more time if it only is slow."""
+        sender = self.back
+        if self._serving and isinstance(sender, FileSender) and sender.progressed():
+            self.front.deadline = self.gateway.request_deadline
+            return
+        super().expired()
+
+    def forget_heads(self) -> None:
+        """Nothing of a long head is kept while the connection is idle."""
+        super().forget_heads()
+        self._asked = self._asked_block = self._plain_block = self._quick = None
+        self._head_of_node = None
 
     # --- files that nodes name --------------------------------------------------------------------
 
@@ -440,11 +395,16 @@ class StaticExchange(Exchange):
     def response(self, head: ResponseHead, payload: bytes, ended: bool, trailer: bytes) -> None:
         """The final response of a node, in the general case."""
         if head.file is None:
+            trailer = without_files(trailer, self.gateway.responses.policy.files)
             super().response(head, payload, ended, trailer)
         else:
             if ended:
                 self.back = None
             self._instead_of(head)
+
+    def response_end(self, trailer: bytes) -> None:
+        """The response of a node is complete."""
+        super().response_end(without_files(trailer, self.gateway.responses.policy.files))
 
     def _instead_of(self, head: ResponseHead) -> None:
         """Send the file that the node has named; its body is not wanted."""
@@ -466,10 +426,10 @@ class StaticExchange(Exchange):
                 return
             name = value.decode("utf-8", "backslashreplace")
             self.gateway.complain(f"the application named a file that cannot be sent: {name}")
-            self._fail_unsent(Failure.NO_SUCH_FILE)
+            self.fail_unsent(Failure.NO_SUCH_FILE)
 
         if key is not None and known is UNKNOWN:
-            self._load(key, found)
+            self.load(key, found)
         else:
             found(cast("Entry | None", known))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from uwgate.protocols.conditional import Conditions, find_conditions
 from uwgate.protocols.http1_response import ResponseHead
 
 _codings = re.compile(rb"(?i)\r\nAccept-Encoding:[ \t]*([^\r\n]*)").findall
+_LONG = 1024  # bytes
 _accept = re.compile(rb"(?i)\r\nAccept:[ \t]*([^\r\n]*)").findall
 # Of the response of a node that names a file: what describes the body that is not sent.
 _REPLACED = re.compile(
@@ -25,7 +27,9 @@ class Asked:
 
     def __init__(self, fields: bytes) -> None:
         self.conditions: Conditions | None = find_conditions(fields)
-        self.encodings: bytes = b",".join(_codings(fields))
+        encodings = b",".join(_codings(fields))
+        # Nobody has that many; it would take longer to read than it saves.
+        self.encodings: bytes = encodings if len(encodings) <= _LONG else b""
         self.accept: bytes = b",".join(_accept(fields))
 
 
@@ -42,3 +46,13 @@ def with_fields_of(head: ResponseHead, lines: bytes) -> bytes:
     ours += kept
     ours.sort(key=lambda line: not line.lower().startswith(b"content-type:"))
     return b"".join(line + b"\r\n" for line in ours)
+
+
+def without_files(trailer: bytes, files: Mapping[bytes, bool]) -> bytes:
+    """Trailer lines without the fields that name files: no client is to see them."""
+    if not trailer or not files:
+        return trailer
+    lines = trailer.split(b"\r\n")
+    return b"\r\n".join(
+        line for line in lines if line.partition(b":")[0].strip().lower() not in files
+    )
