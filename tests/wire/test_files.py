@@ -607,7 +607,7 @@ def test_a_slow_client_is_not_a_stalled_one(www: Path, tmp_path: Path) -> None:
         until = time.monotonic() + 6
         while time.monotonic() < until:
             data += client.sock.recv(10_000)
-            time.sleep(0.02)
+            time.sleep(0.04)
         client.buffer = bytes(data)
         assert rest_of(client) == HUGE
 
@@ -624,3 +624,19 @@ def test_the_name_of_a_file_is_in_no_trailer(kind: str, www: Path) -> None:
             node.play(head + body + trailer)
             reply = asked(it, get(b"/"))
             assert reply.trailers == [(b"x-other", b"a")]
+
+
+@pytest.mark.parametrize("kind", ["http", "uwsgi"])
+def test_an_interim_response_comes_before_a_named_file(kind: str, www: Path) -> None:
+    early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Sendfile: %b/big.bin\r\n\r\n"
+    with (
+        NODES[kind]() as node,
+        running("--http-to", node.spec, "--http-sendfile=true", "--static-safe", str(www)) as it,
+        it.connect() as client,
+    ):
+        for _ in range(3):
+            node.play(early + head % os.fsencode(www))
+            reply = client.ask(get(b"/"))
+            assert [status for status, _ in reply.interim] == [103]
+            assert reply.body == BIG

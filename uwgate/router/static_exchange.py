@@ -287,12 +287,15 @@ class StaticExchange(StaticLookup):
             changed = True
         if changed and self._serve_anew(answer.entry):
             return
+        # Behind other requests, or an interim response, what was written before may still wait in
+        # the loop (uvloop before 0.23), which writes at the end of a turn.
+        at_once = bool(front.line) and self._head_of_node is None
         raw = front.raw_socket() if self.site.settings.sendfile else None
         if raw is None:
             self._waiting_head = head
         else:
             parts = [front.announce(head), *parts]
-            if front.line and gateway.pool is None:
+            if at_once and gateway.pool is None:
                 sent = send_at_once(raw, answer.file, parts)
                 if sent:
                     self.file_sent(sent)
@@ -304,11 +307,10 @@ class StaticExchange(StaticLookup):
         front.deadline = gateway.request_deadline
         sender = FileSender(self, answer.file, parts, raw)
         self.back = sender  # type: ignore[assignment]
-        if raw is not None and not front.line:
-            # Behind other requests, whose responses may not have been handed to the kernel yet.
-            gateway.loop.call_soon(sender.go_on)
-        else:
+        if raw is None or at_once:
             sender.go_on()
+        else:
+            gateway.loop.call_soon(gateway.loop.call_soon, sender.go_on)
 
     def _serve_anew(self, entry: Entry) -> bool:
         """The file is not what its head says any more, and nothing was sent: look again. False if
