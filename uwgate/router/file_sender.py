@@ -86,7 +86,7 @@ class FileSender:
         self._raw = raw
         self._at = self._end = 0  # of the part of the file that is being sent
         self._piece = _PIECE
-        self._queued = -1  # bytes the kernel held when it took no more
+        self._queued = -1  # bytes the kernel held when it was last asked
         self._warm = -1  # offset up to which it has been read into the page cache
         self._task: asyncio.Future[int] | None = None
         self._poller: Poller | None = None  # while it watches the socket
@@ -181,8 +181,9 @@ class FileSender:
                 if turn <= 0:  # the poller comes back at once, after the others
                     break
         except BlockingIOError:
-            self._queued = _queued(number)
+            pass
         if self._next_part():
+            self._queued = _queued(number)
             self._watch(exchange, number)
         else:
             self._finish(exchange)
