@@ -270,8 +270,9 @@ class Site:
         ``uri``: a path that ``static-accel`` maps, else an absolute file name."""
         if uri:
             path = decoded_path(value)
-            return None if path is None else _NAMED + b"uri" + path
-        if not value.startswith(b"/") or b"\0" in value or b".." in value.split(b"/"):
+            return None if path is None or path.endswith(b"/") else _NAMED + b"uri" + path
+        odd = b"\0" in value or b".." in value.split(b"/")
+        if odd or not value.startswith(b"/") or value.endswith(b"/"):
             return None
         return _NAMED + b"file" + os.path.normpath(value).replace(b"//", b"/")
 

@@ -21,7 +21,13 @@ from uwgate.protocols.http1_response import ResponseHead
 from uwgate.router.errors import Failure
 from uwgate.router.file_sender import FileSender, Part, send_at_once
 from uwgate.router.phases import IDLE, RELAYING
-from uwgate.router.static_fields import KIND, Asked, with_fields_of, without_files
+from uwgate.router.static_fields import (
+    KIND,
+    Asked,
+    repeated_fields_of,
+    with_fields_of,
+    without_files,
+)
 from uwgate.router.static_lookup import StaticLookup
 
 if TYPE_CHECKING:
@@ -217,8 +223,10 @@ class StaticExchange(StaticLookup):
         status = evaluate(method, conditions, answer.etag, modified, now)
         if status == 304:
             site.counters.not_modified += 1
-            expires = self.representations.expires(answer, site.now)
-            self._send(make_head(304, b"Not Modified", answer.kept_lines + expires, None))
+            kept = answer.kept_lines + self.representations.expires(answer, site.now)
+            if self._head_of_node is not None:
+                kept = repeated_fields_of(self._head_of_node, kept)
+            self._send(make_head(304, b"Not Modified", kept, None))
             return True
         if status == 412:
             self._send(make_head(412, b"Precondition Failed", b"", 0))
