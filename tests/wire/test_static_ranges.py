@@ -28,8 +28,8 @@ from support.uwgate import StartGateway
 _LETTERS = bytes(random.Random(14).choices(range(0x21, 0x7F), k=100_000))
 CONTENT = {
     b"/small.txt": _LETTERS[:1000],
-    b"/edge.txt": _LETTERS[:32768],
-    b"/above.txt": _LETTERS[:32769],
+    b"/edge.txt": _LETTERS[:65536],
+    b"/above.txt": _LETTERS[:65537],
     b"/large.txt": _LETTERS,
 }
 WAYS = ["sendfile", "reading", "threads", "tls-sendfile", "tls-threads"]

@@ -28,8 +28,8 @@ CONTENT = {
     b"/empty": b"",
     b"/one": b"1",
     b"/small": BYTES[:500],
-    b"/kept": BYTES[:32768],
-    b"/open": BYTES[:32769],
+    b"/kept": BYTES[:65536],
+    b"/open": BYTES[:65537],
     b"/large": BYTES[:700_000],
 }
 
@@ -296,7 +296,7 @@ def test_descriptors_do_not_grow(
     """2,000 files that are each worth one, and downloads that are given up."""
     for number in range(2000):
         with (tmp_path / f"{number}").open("wb") as file:
-            file.truncate(32_769)
+            file.truncate(65_537)
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(30_000_000)
     gateway = start_gateway(f"--check-static={tmp_path}", *options)

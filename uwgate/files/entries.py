@@ -10,7 +10,7 @@ from typing import Literal
 from uwgate.files.opening import Root
 from uwgate.protocols.http1_response import ResponseHead
 
-KEPT_SIZE = 32768
+KEPT_SIZE = 65536
 """Bytes up to which a file is kept in memory; larger ones keep their descriptor, for sendfile."""
 
 _YOUNG = 0.1  # seconds in which a file may change once more without its time being another

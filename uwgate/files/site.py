@@ -168,14 +168,14 @@ class Site:
             return self._by_path(target, path)
         if entry.checked == self.tick:
             return entry
-        if not entry.gone and self._is_still(entry):
+        if self.is_still(entry):
             return entry
         del self.targets[target]
         return self._by_path(target, entry.path)
 
     def _by_path(self, target: bytes, path: bytes) -> Entry | Unknown:
         entry = self._paths.get(path)
-        if entry is None or not (entry.checked == self.tick or self._is_still(entry)):
+        if entry is None or not (entry.checked == self.tick or self.is_still(entry)):
             return UNKNOWN
         self._remember(target, entry)
         return entry
@@ -244,8 +244,10 @@ class Site:
         self._descriptors -= sum(each.fd >= 0 for each in entry.files())
         entry.release()
 
-    def _is_still(self, entry: Entry) -> bool:
-        """Whether the names on the way show what they showed before."""
+    def is_still(self, entry: Entry) -> bool:
+        """Whether the names on the way show what they showed before; forget it if not."""
+        if entry.gone:
+            return False
         direct = entry.direct
         if direct is not None:
             status = direct[0].stat(direct[1])

@@ -80,14 +80,14 @@ class StaticExchange(StaticLookup):
             and method == b"GET"
         ):
             entry = site.targets.get(request.target)
-            if entry is not None and entry.checked == site.tick and entry.plain is not None:
-                site.counters.hits += 1
-                self.request, self.block, self.request_ended = request, block, True
-                self._missed = -1
-                self.count_own()
-                self._quick = entry.plain
-                self._send_whole(entry.plain)
-                return
+            if entry is not None and (entry.checked == site.tick or site.is_still(entry)):
+                answer = entry.plain
+                if answer is not None:
+                    self.request, self.block, self.request_ended = request, block, True
+                    self._missed = -1
+                    self._quick = answer
+                    self._send_known(answer)
+                    return
         self._quick = None
         self._missed = -1
         found: Entry | None = None
@@ -113,9 +113,7 @@ class StaticExchange(StaticLookup):
         answer, site = self._quick, self.site
         if answer is not None:
             if answer.entry.checked == site.tick:
-                site.counters.hits += 1
-                self.count_own()
-                self._send_whole(answer)
+                self._send_known(answer)
                 return
         elif self._missed == site.tick:
             super().again()
@@ -197,6 +195,22 @@ class StaticExchange(StaticLookup):
                 return
         site.counters.requests += 1
         self._send(make_head(200, b"OK", lines, answer.file.size), answer, [(0, answer.file.size)])
+
+    def _send_known(self, answer: Answer) -> None:
+        """The whole of a file that was sent before, to a plain request: the usual case."""
+        site, gateway = self.site, self.gateway
+        site.counters.hits += 1
+        data = answer.file.data
+        if gateway.timed or data is None or answer.expiry is not None:
+            self.count_own()
+            self._send_whole(answer)
+            return
+        gateway.tally.requests += 1
+        self.node = None
+        counters = site.counters
+        counters.requests += 1
+        counters.sent += len(data)
+        self.front.whole(answer.head, data, 0)
 
     def _send_whole(self, answer: Answer) -> None:
         """The whole of a file, to a plain request."""
