@@ -36,7 +36,7 @@ _TURN = 2 << 20  # bytes that the kernel is asked to send in a round of the poll
 # and more for those that keep up, which saves 8 % of the CPU of a large file over TLS.
 _PIECE, _MAX_PIECE = 65536, 262144
 _STEP = 262144  # bytes that are looked for on the disk at once
-_PAGE = 4096
+_READ_AHEAD = 131072  # bytes that any file system reads ahead at once
 
 
 def send_at_once(raw: new_socket, file: File, parts: list[Part]) -> int:
@@ -309,5 +309,11 @@ def _in_memory(fd: int, start: int, end: int) -> bool:
 
 
 def _warm_up(file: File, start: int, size: int) -> int:
-    """Read into the page cache; runs in a thread, which keeps the file open as long as it does."""
-    return len(os.pread(file.fd, size, start))
+    """Have the disk fill the page cache, and wait for it; runs in a thread, which keeps the file
+    open as long as it does. Nothing is copied: that would take the core from who serves."""
+    end = start + size
+    for offset in range(start, end, _READ_AHEAD):
+        os.posix_fadvise(file.fd, offset, min(_READ_AHEAD, end - offset), os.POSIX_FADV_WILLNEED)
+    for offset in (*range(start, end, _READ_AHEAD // 2), end - 1):
+        os.pread(file.fd, 1, offset)
+    return size

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _ENDED_AT_ONCE = 50  # handshakes
 _LONG_LINE = 256  # bytes; longer ones are not remembered
-_LINES, _FILE_LINES = 1024, 12_000  # for files a line is a good part of what a request costs
+_LINES = 12_000
 _ACCEPT = re.compile(rb"(?i)\r\nAccept:[ \t]*([^\r\n]*)")
 _RTSP_LINE = re.compile(rb"([A-Z_]+) ([\x21\x22\x24-\x7e]+) RTSP/1\.0")
 _RTSP_TARGET = re.compile(rb"(?i:rtsp[su]?)://([A-Za-z0-9._:\[\]-]+)(/.*)?")
@@ -99,8 +99,9 @@ class HttpGateway(Gateway):
             self.by_key = None
             self.turn = None  # a cookie comes first
         self.has_preface = settings.proxy_protocol or bool(settings.stud_prefix)
-        # Those that come again and again, of whatever client.
-        self.lines: LineMemo[RequestLine] = LineMemo(_FILE_LINES if static is not None else _LINES)
+        # Those that come again and again, of whatever client. Only where files are served: what a
+        # request to a node costs, a line is a small part of.
+        self.lines: LineMemo[RequestLine] = LineMemo(_LINES)
         self._trust_cache: dict[bytes, bool] = {}
         self._make_parsers()
 
@@ -274,12 +275,12 @@ class HttpGateway(Gateway):
         return known
 
     def request_line(self, line: bytes) -> RequestLine | None:
-        """A request line of HTTP/1.1 as it should be, remembered when it comes again; else None."""
+        """A request line as it should be; else None."""
         try:
             request = parse_request_line(line)
         except Http1Error:
             return None
-        if len(line) <= _LONG_LINE and self.lines.worth_keeping(line):
+        if self.site is not None and len(line) <= _LONG_LINE and self.lines.worth_keeping(line):
             self.lines.entries[line] = request
         return request
 
