@@ -439,7 +439,7 @@ def _race(gateway: Gateway, targets: list[bytes]) -> None:
     with ExitStack() as stack:
         clients: list[Client] = [stack.enter_context(gateway.connect()) for _ in range(4)]
         started, number = time.monotonic(), 0
-        while (now := time.monotonic()) < started + 1.5 or (
+        while (now := time.monotonic()) < started + 1.0 or (
             not all(seen.values()) and now < started + DEADLINE
         ):
             asked = []

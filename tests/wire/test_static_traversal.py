@@ -449,7 +449,7 @@ def test_links_that_are_swapped(tmp_path: Path, start_gateway: StartGateway, thr
         with _swapping(swap), ExitStack() as stack:
             clients = [stack.enter_context(gateway.connect()) for _ in range(4)]
             started, number = time.monotonic(), 0
-            while time.monotonic() < started + 1.5 or not seen[200]:
+            while time.monotonic() < started + 1.0 or not seen[200]:
                 assert time.monotonic() < started + DEADLINE
                 for client in clients:
                     number += 1

@@ -16,7 +16,7 @@ from uwgate.files.opening import Root
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
-RACE = 1.5  # seconds
+RACE = 0.6  # seconds
 
 
 def while_swapping(swap: Callable[[], None], look: Callable[[], bytes | None]) -> set[bytes | None]:
