@@ -8,6 +8,7 @@ import resource
 import socket
 import threading
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,8 @@ def test_without_descriptors(www: Path) -> None:
         with gateway.connect() as first, gateway.connect() as second:
             first.ask(get(b"/small.txt"))
             second.ask(get(b"/small.txt"))
-            most = max(map(int, open_files(worker))) + 1
+            taken = set(map(int, open_files(worker)))
+            most = next(number for number in count() if number not in taken)
             before = resource.prlimit(worker, resource.RLIMIT_NOFILE)
             resource.prlimit(worker, resource.RLIMIT_NOFILE, (most, before[1]))
             try:
