@@ -350,3 +350,39 @@ def test_a_parser_that_remembers_says_what_a_new_one_says(heads: list[bytes]) ->
             except Http1Error as error:
                 results.append({"fault": error.fault})
         assert results[0] == results[1]
+
+
+# --- files that are named -------------------------------------------------------------------------
+
+FILES = ResponsePolicy(files={b"x-sendfile": False, b"x-accel-redirect": True})
+
+
+def test_a_file_is_named() -> None:
+    length = b"Content-Length: 0"
+    for line, file in (
+        (b"X-Sendfile: /srv/a b", (b"/srv/a b", False)),
+        (b"x-accel-redirect:/a%20b ", (b"/a%20b", True)),
+    ):
+        head = parse(DATE, length, line, b"X-Other: 1", policy=FILES)
+        assert head.file == file
+        assert not head.clean
+        assert head.lines.count(b"\r\n") == 3
+        assert b"X-Other: 1\r\n" in head.lines
+        assert head.count == 2
+        assert parse(DATE, length, line).file is None
+        for status in (b"302 Found", b"404 Not Found", b"500 Oh", b"103 Early Hints"):
+            head = parse(DATE, length, line, status=b"HTTP/1.1 " + status, policy=FILES)
+            assert head.file is None
+            assert line not in head.lines
+    assert parse(DATE, length, policy=FILES).file is None
+
+
+def test_two_files_are_named() -> None:
+    for lines in (
+        (b"X-Sendfile: /a", b"X-Accel-Redirect: /b"),
+        (b"X-Sendfile: /a", b"X-Sendfile: /a"),
+    ):
+        with pytest.raises(Http1Error) as caught:
+            parse(DATE, *lines, policy=FILES)
+        assert caught.value.fault is Fault.BAD_MESSAGE
+        assert parse(DATE, *lines, status=b"HTTP/1.1 404 No", policy=FILES).file is None
