@@ -388,10 +388,12 @@ class StaticExchange(StaticLookup):
     def expired(self) -> None:
         """The deadline passed: the client is given more time if it only is slow."""
         sender = self.back
-        if self._serving and isinstance(sender, FileSender) and sender.progressed():
+        if not (self._serving and isinstance(sender, FileSender)):
+            super().expired()
+        elif sender.progressed():
             self.front.deadline = self.gateway.request_deadline
-            return
-        super().expired()
+        else:
+            self.abort(Failure.CLIENT_TIMEOUT if sender.paused else Failure.FILE_CHANGED)
 
     def forget_heads(self) -> None:
         """Nothing of a long head is kept while the connection is idle."""

@@ -189,6 +189,13 @@ def fields(environ: Environ, start: StartResponse) -> Body:
     return [b"ok"]
 
 
+def named(environ: Environ, start: StartResponse) -> Body:
+    """``?file=``: have it sent in place of a body."""
+    own = [("Content-Disposition", "attachment"), ("Set-Cookie", "seen=1")]
+    start("200 OK", [("X-Sendfile", query(environ, "file")), *own, ("Content-Length", "5")])
+    return [b"never"]
+
+
 def squeeze(environ: Environ, start: StartResponse) -> Body:
     """Asks the router to compress (``uWSGI-Encoding: gzip``); no length, as uWSGI requires."""
     start("200 OK", [("Content-Type", "text/plain"), ("uWSGI-Encoding", "gzip")])
@@ -243,6 +250,7 @@ ROUTES: dict[str, Callable[[Environ, StartResponse], Body]] = {
     "/slow": slow,
     "/status": status,
     "/fields": fields,
+    "/named": named,
     "/squeeze": squeeze,
     "/late": late,
     "/deaf": deaf,
