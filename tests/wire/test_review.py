@@ -81,7 +81,9 @@ def next_connection(listener: socket.socket, used: socket.socket, unread: int) -
         unread -= len(data)
     ready, _, _ = select.select([listener, used], [], [], 5)
     assert ready, "the next request did not reach the node"
-    return accepted(listener) if listener in ready or unread else used
+    if listener in ready or unread or not used.recv(1, socket.MSG_PEEK):  # the old one's end
+        return accepted(listener)
+    return used
 
 
 def slow_mapper(folder: Path, address: str | None) -> Path:
