@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Callable
@@ -297,6 +298,7 @@ def test_bounds(tmp_path: Path, put: Put, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(site_module, "_MAX_ENTRIES", 5)
     for number in range(20):
         put(f"www/{number}", b"x" * (KEPT_SIZE + 1))
+    gc.collect()  # what others have left behind
     before = len(os.listdir("/proc/self/fd"))
     files = site(tmp_path)
     for number in range(20):
@@ -349,8 +351,11 @@ def test_fields(tmp_path: Path, put: Put) -> None:
 def test_times_that_prove_nothing(tmp_path: Path) -> None:
     (tmp_path / "www").mkdir()
     path = tmp_path / "www/a"
-    path.write_bytes(b"x")
-    answer = site(tmp_path).answer(b"/a")
+    for _ in range(50):  # until we were quick enough
+        path.write_bytes(b"x")
+        answer = site(tmp_path).answer(b"/a")
+        if answer.etag.startswith(b"W/"):
+            break
     assert answer.etag.startswith(b'W/"')
     assert answer.entry.signature is None  # it is looked at again
     os.utime(path, (2_000_000_000, 2_000_000_000))
