@@ -50,14 +50,12 @@ class File:
         file.data = data
         return file
 
-    def read_whole(self) -> bool:
-        """Take a small file into memory; False if it changed meanwhile."""
+    def read_whole(self) -> None:
+        """Take a small file into memory, unless it changed meanwhile."""
         data = os.pread(self.fd, self.size + 1, 0)
-        if len(data) != self.size or self.changed():
-            return False
-        self.data = data
-        self.close()
-        return True
+        if len(data) == self.size and not self.changed():
+            self.data = data
+            self.close()
 
     def changed(self) -> bool:
         """Whether the file was written to since it was looked at: it is not what its head says. Its
@@ -111,15 +109,15 @@ class Answer:
 
 
 class Entry:
-    """What a path leads to. ``found`` was looked up in the second ``checked`` of the site's clock.
+    """What a path leads to, as it was in the second ``checked`` of the site's clock.
 
     ``kind``: ``file``, ``listing`` (a made file), or ``redirect`` (to the path with a slash).
-    ``answers``: by coding, b"" for none, and expiry, as far as they were asked for. ``made``: the
-    second in which a listing was. ``plain``: the one there
-    is, if it is the same whatever fields a request has. ``direct``: the place of the file, if that
-    is the only one to look at. ``variants``: compressed forms beside the
-    file, by coding; None: this file has none, and no Vary. ``signature``: what the names on the way
-    showed, to be compared; None: look again from the beginning.
+    ``answers``: by coding, b"" for none, and expiry, as far as they were asked for. ``plain``: the
+    one there is, if it is the same whatever fields a request has. ``made``: the second in which a
+    listing was. ``direct``: the place of the file, if that is the only one to look at.
+    ``variants``: compressed forms beside the file, by coding; None: this file has none, and no
+    Vary. ``signature``: what the names on the way showed, to be compared; None: look again from
+    the beginning.
     """
 
     __slots__ = (

@@ -6,6 +6,8 @@ import mimetypes
 import re
 from collections.abc import Iterator, Sequence
 
+from uwgate.config.static_values import mime_types
+
 UNKNOWN = b"application/octet-stream"
 """The type of everything else. Files go out with ``nosniff``, so there has to be one."""
 
@@ -105,14 +107,9 @@ def _system_entries(path: str) -> Iterator[tuple[bytes, bytes]]:
     """Extensions and types of the system, of several the first; those of Python if it has none."""
     try:
         with open(path, "rb") as file:
-            lines = file.read().splitlines()
+            found = mime_types(file.read())
     except OSError:
-        lines = []
-    found: dict[bytes, bytes] = {}
-    for line in lines:
-        kind, *extensions = line.partition(b"#")[0].split() or [b""]
-        for extension in extensions:
-            found.setdefault(extension.lower(), kind)
+        found = {}
     if found:
         yield from found.items()
         return

@@ -149,9 +149,15 @@ class Root:
         return _reopen(located, path, lambda flags: self._open(anchor.fd, relative, flags))
 
     def _whole(self, anchor: _Anchor) -> Opened | None:
-        """The file that the root is, by its path: whoever renames a new one over it is heard."""
-        located = os.open(self.path, _LOCATE)
-        return _reopen(located, anchor.real, lambda flags: os.open(self.path, flags))
+        """The file that the root is, in its directory: a new one that was renamed over it is heard,
+        a link in its place is not followed."""
+        directory, name = os.path.split(anchor.real)
+        above = os.open(directory, _LOCATE | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            located = self._open(above, name, _LOCATE)
+            return _reopen(located, anchor.real, lambda flags: self._open(above, name, flags))
+        finally:
+            os.close(above)
 
     def _follow(self, anchor: _Anchor, relative: bytes, dotfiles: bool) -> Opened | None:
         """The long way."""

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from uwgate.config.settings_static import StaticMap, StaticSettings
+from uwgate.config.settings_static import Compressed, StaticMap, StaticSettings
 from uwgate.files import listing
 from uwgate.files.entries import KEPT_SIZE, Entry, File, identity
 from uwgate.files.opening import Opened, Root
@@ -104,8 +104,8 @@ class Site:
     """The files of one gateway in one worker."""
 
     __slots__ = (
-        "_accel", "_all", "_descriptors", "_max_descriptors", "_missed", "_named_from", "_paths",
-        "_places", "_size", "_turned", "_variants", "counters", "loading", "now", "settings",
+        "_accel", "_all", "_descriptors", "_endings", "_max_descriptors", "_missed", "_named_from",
+        "_paths", "_places", "_size", "_turned", "counters", "loading", "now", "settings",
         "targets", "tick",
     )  # fmt: skip
 
@@ -126,13 +126,8 @@ class Site:
         named = [*(_Place(root) for root in safe), *(place for _, place, _ in self._places)]
         self._all = [*named, *(place for _, place in self._accel)]
         self._named_from = sorted(named, key=lambda place: len(place.root.path), reverse=True)
-        compressed = settings.compressed
-        self._variants = bool(
-            compressed.everything
-            or compressed.prefixes
-            or compressed.suffixes
-            or compressed.regexps
-        )
+        # To look for beside a file.
+        self._endings = tuple(CODINGS.values()) if settings.compressed != Compressed() else ()
         self.targets: dict[bytes, Entry] = {}
         self._paths: dict[bytes, Entry] = {}  # the least recently checked first
         self._missed: set[bytes] = set()
@@ -305,7 +300,6 @@ class Site:
 
     def _look(self, path: bytes) -> tuple[object, ...] | None:
         """What the names show, without opening anything. It only serves to be compared."""
-        names = self._names(path)
         for number, (root, relative) in enumerate(self._candidates(path)):
             status = root.stat(relative)
             if status is None:
@@ -315,25 +309,18 @@ class Site:
                     inner = _join(relative, index)
                     found = root.stat(inner)
                     if found is not None and stat.S_ISREG(found.st_mode):
-                        return number, *self._shown(root, inner, found, names)
+                        return number, *self._shown(root, inner, found)
                 if self.settings.autoindex:
                     return number, identity(status)
             elif stat.S_ISREG(status.st_mode) and not path.endswith(b"/"):
-                return number, *self._shown(root, relative, status, names)
+                return number, *self._shown(root, relative, status)
         return None
 
-    def _names(self, path: bytes) -> tuple[bytes, ...]:
-        """Endings to look for beside a file."""
-        return tuple(CODINGS.values()) if self._variants else ()
-
-    @staticmethod
-    def _shown(
-        root: Root, relative: bytes, status: os.stat_result, endings: tuple[bytes, ...]
-    ) -> Iterator[object]:
+    def _shown(self, root: Root, relative: bytes, status: os.stat_result) -> Iterator[object]:
         yield identity(status)
-        for ending in endings:
-            status_or_none = root.stat(relative + ending)
-            yield None if status_or_none is None else identity(status_or_none)
+        for ending in self._endings:
+            beside = root.stat(relative + ending)
+            yield None if beside is None else identity(beside)
 
     def load(self, path: bytes) -> Entry | None:
         """Look a path up, open what it leads to, and read it if it is small. Raises OSError if

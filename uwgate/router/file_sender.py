@@ -127,13 +127,13 @@ class FileSender:
         if self._poller is not None and self._poller.spent < _TURN:  # else it will say so again
             self.go_on()
 
-    def go_on(self) -> None:
-        """Send what can be sent now."""
+    def go_on(self, *, looked: bool = False) -> None:
+        """Send what can be sent now. ``looked``: the file was looked at a moment ago."""
         exchange = self._exchange
         if exchange is None or self._task is not None:
             return
         try:
-            if self._file.changed():
+            if not looked and self._file.changed():
                 exchange.abort(Failure.FILE_CHANGED)
             elif self._raw is not None:
                 self._send(exchange, self._raw)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ from uwgate.files.entries import Answer, Entry, make_head
 from uwgate.files.represent import Representations
 from uwgate.files.site import UNKNOWN
 from uwgate.protocols import ranges
-from uwgate.protocols.conditional import Conditions, evaluate, range_applies
+from uwgate.protocols.conditional import Conditions, evaluate, find_conditions, range_applies
 from uwgate.protocols.http1_request import RequestBlock, RequestLine
 from uwgate.protocols.http1_response import ResponseHead
 from uwgate.router.errors import Failure
@@ -23,7 +24,6 @@ from uwgate.router.file_sender import FileSender, Part, send_at_once
 from uwgate.router.phases import IDLE, RELAYING
 from uwgate.router.static_fields import (
     KIND,
-    Asked,
     repeated_fields_of,
     with_fields_of,
     without_files,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from uwgate.router.http1_front import Http1Front
 
 _METHODS = (b"GET", b"HEAD")
+_LONG = 1024  # bytes of Accept-Encoding: to read more would take longer than it saves
 class StaticExchange(StaticLookup):
     """An exchange that looks for a file first.
 
@@ -56,7 +57,7 @@ class StaticExchange(StaticLookup):
         self.representations = cast(Representations, gateway.representations)
         self._quick: Answer | None = None
         self._missed = -1
-        self._asked: Asked | None = None
+        self._asked: Conditions | None = None
         self._asked_block: RequestBlock | None = None
         self._plain_block: RequestBlock | None = None
         self._head_of_node: ResponseHead | None = None  # that has named the file
@@ -156,13 +157,14 @@ class StaticExchange(StaticLookup):
 
     # --- the response -----------------------------------------------------------------------------
 
-    def _fields(self) -> Asked:
+    def _conditions(self) -> Conditions | None:
+        """The conditions of the request; those of the last header block are remembered."""
         block, extra = self.block, self.extra
         if extra:
-            return Asked(b"%b%b\r\n\r\n" % (block.raw[:-4], extra))
-        if block is not self._asked_block or self._asked is None:
+            return find_conditions(b"%b%b\r\n\r\n" % (block.raw[:-4], extra))
+        if block is not self._asked_block:
             self._asked_block = block
-            self._asked = Asked(block.raw)
+            self._asked = find_conditions(block.raw)
         return self._asked
 
     def _serve(self, entry: Entry, head_of_node: ResponseHead | None = None) -> None:
@@ -174,11 +176,13 @@ class StaticExchange(StaticLookup):
         if entry.kind == "redirect":
             self._send(self._redirection(entry))
             return
-        asked, site, request = self._fields(), self.site, self.request
-        answer = self.representations.choose(
-            entry, asked.encodings, asked.accept, request.target, site.now
-        )
-        plain = asked.conditions is None and head_of_node is None
+        conditions, site, request = self._conditions(), self.site, self.request
+        encodings = self.front.field(b"accept-encoding") if entry.variants else b""
+        if len(encodings) > _LONG:
+            encodings = b""
+        accept = self.front.field(b"accept") if entry.kind == "listing" else b""
+        answer = self.representations.choose(entry, encodings, accept, request.target, site.now)
+        plain = conditions is None and head_of_node is None
         if plain and request.plain and self.block.simple and self.request_ended:
             if not self.extra:
                 self._quick = answer
@@ -188,8 +192,7 @@ class StaticExchange(StaticLookup):
         lines = answer.lines + self.representations.expires(answer, site.now)
         if head_of_node is not None:
             lines = with_fields_of(head_of_node, lines)
-        conditions = asked.conditions if request.method in _METHODS else None
-        if conditions is not None and entry.kind == "file":
+        if conditions is not None and request.method in _METHODS and entry.kind == "file":
             status = self._conditional(answer, conditions, lines)
             if status:
                 return
@@ -330,9 +333,9 @@ class StaticExchange(StaticLookup):
         sender = FileSender(self, answer.file, parts, raw)
         self.back = sender  # type: ignore[assignment]
         if raw is None or at_once:
-            sender.go_on()
+            sender.go_on(looked=True)
         else:
-            gateway.loop.call_soon(gateway.loop.call_soon, sender.go_on)
+            gateway.loop.call_soon(partial(gateway.loop.call_soon, sender.go_on))
 
     def _serve_anew(self, entry: Entry) -> bool:
         """The file is not what its head says any more, and nothing was sent: look again. False if

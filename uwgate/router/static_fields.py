@@ -1,16 +1,12 @@
-"""Header fields around files: what a request asks of one, and what a node says beside one."""
+"""What a node says beside a file that it names: which of its header fields go with it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-from uwgate.protocols.conditional import Conditions, find_conditions
 from uwgate.protocols.http1_response import ResponseHead
 
-_codings = re.compile(rb"(?i)\r\nAccept-Encoding:[ \t]*([^\r\n]*)").findall
-_LONG = 1024  # bytes
-_accept = re.compile(rb"(?i)\r\nAccept:[ \t]*([^\r\n]*)").findall
 # Of the response of a node that names a file: what describes the body that is not sent.
 _REPLACED = re.compile(
     rb"(?i)(?:Accept-Ranges|Content-(?:Encoding|Range|MD5|Digest)|ETag|Last-Modified|Date"
@@ -22,19 +18,6 @@ _REPEATED = re.compile(
 _FRESHNESS = frozenset((b"cache-control", b"expires"))
 KIND = re.compile(rb"(?i)Content-Type:[ \t]*([^\r\n]*)")
 """The Content-Type line at the beginning of field lines."""
-
-
-class Asked:
-    """What the fields of a request ask of a file."""
-
-    __slots__ = ("accept", "conditions", "encodings")
-
-    def __init__(self, fields: bytes) -> None:
-        self.conditions: Conditions | None = find_conditions(fields)
-        encodings = b",".join(_codings(fields))
-        # Nobody has that many; it would take longer to read than it saves.
-        self.encodings: bytes = encodings if len(encodings) <= _LONG else b""
-        self.accept: bytes = b",".join(_accept(fields))
 
 
 def with_fields_of(head: ResponseHead, lines: bytes) -> bytes:

@@ -370,3 +370,20 @@ def test_both_ways_find_the_same(www: Path, segments: list[bytes], dotfiles: boo
     assert read(two, relative, dotfiles) == found
     if not dotfiles:
         assert found != SECRET
+
+
+def test_a_safe_file_is_no_way_out(www: Path, openat2: bool) -> None:
+    """Of ``static-safe`` naming a single file: a link in its place is not followed."""
+    outside = www.parent / "outside"
+    (outside / "one").write_bytes(b"allowed")
+    (www / "link").symlink_to(outside / "one")
+    safe = Root(str(outside / "one"), openat2=openat2)
+    root = Root(str(www), [safe], openat2=openat2)
+    opened = root.open(b"link", dotfiles=False)
+    assert opened is not None
+    assert os.read(opened.fd, 100) == b"allowed"
+    os.close(opened.fd)
+    (outside / "new").symlink_to(outside / "file")
+    (outside / "new").rename(outside / "one")
+    assert root.open(b"link", dotfiles=False) is None
+    assert safe.open(b"", dotfiles=False) is None
