@@ -9,15 +9,21 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from uwgate import __version__
 from uwgate.config import options
 from uwgate.config.argv import CommandLine, parse_argv
 from uwgate.config.build import Configuration, configure
 from uwgate.config.help import help_overview, help_topic
-from uwgate.config.model import Problems
+from uwgate.config.model import Item, Problems
 from uwgate.config.show import show
+from uwgate.control import pidfiles
+
+if TYPE_CHECKING:
+    from uwgate.master.guardian import Pledge
+
+_GUARDIAN = "UWGATE_GUARDIAN"  # as in master.guardian, which only a reload has to import
 
 
 def _write(stream: TextIO | None, text: str) -> None:
@@ -76,12 +82,19 @@ def _get(command: CommandLine, configuration: Configuration) -> int:
     return missing
 
 
-def _run(configuration: Configuration) -> int:
+def _signal(orders: list[Item]) -> int:
+    """``--reload PIDFILE`` and the like: 1 if one of them could not be carried out."""
+    complaints = [text for text in map(pidfiles.send, orders) if text]
+    _write(sys.stderr, "".join(f"uwgate: error: {_one_line(text)}\n" for text in complaints))
+    return 1 if complaints else 0
+
+
+def _run(configuration: Configuration, pledge: Pledge | None) -> int:
     # Only here: --check and --help need neither the event loop nor the master.
     from uwgate.master import supervisor
 
     assert configuration.settings is not None
-    return supervisor.run(configuration.settings)
+    return supervisor.run(configuration.settings, pledge=pledge)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -91,10 +104,31 @@ def main(argv: list[str] | None = None) -> int:
         from uwgate.nodes.command import main as nodes
 
         return nodes(words[1:])
+    if words[:1] in (["reload"], ["stop"], ["status"]):
+        from uwgate.control import command as control
+
+        return control.main(words)
     if words[:1] == ["announce"]:
         from uwgate.announce import command as announce
 
         return announce.main(words[1:])
+    if _GUARDIAN not in os.environ:
+        return _serve(words, None)
+    # A reload has made this process of a master. What keeps the new one from serving, here or
+    # later, must not be the end of the instance.
+    from uwgate.master import guardian
+
+    pledge = guardian.pledge(os.environ)
+    code = 1
+    try:
+        code = _serve(words, pledge)
+    finally:
+        if pledge is not None and pledge.open:
+            code = pledge.fail(code)
+    return code
+
+
+def _serve(words: list[str], pledge: Pledge | None) -> int:
     problems = Problems()
     command = parse_argv(words, problems)
     if command.has("help"):
@@ -102,6 +136,8 @@ def main(argv: list[str] | None = None) -> int:
     if command.has("version"):
         _write(sys.stdout, f"uwgate {__version__}\n")
         return 0
+    if orders := pidfiles.orders(command.items):
+        return _signal(orders)
     try:
         program = os.path.join(os.getcwd(), sys.argv[0])
     except OSError as error:
@@ -114,6 +150,8 @@ def main(argv: list[str] | None = None) -> int:
     _write(sys.stderr, "".join(f"{text}\n" for text in configuration.printed))
     _report(problems)
     if configuration.settings is None:
+        if pledge is not None and problems.errors:
+            pledge.reason = str(problems.errors[0])
         return 1
     if command.has("check"):
         _write(sys.stdout, "configuration ok\n")
@@ -121,4 +159,4 @@ def main(argv: list[str] | None = None) -> int:
     if command.has("show-config"):
         _write(sys.stdout, show(configuration, configuration.settings))
         return 0
-    return _run(configuration)
+    return _run(configuration, pledge)

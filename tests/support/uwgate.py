@@ -116,7 +116,8 @@ class Gateway:
         def accepts() -> bool:
             code = self.process.poll()
             assert code is None, f"exited with {code}; {self.command}; log:\n{self.log}"
-            if "] spawned uwgate " not in self.log:
+            log = self.log
+            if "] spawned uwgate " not in log and "] cheap: " not in log:
                 return False  # other sockets than that of the address may not be bound yet
             try:
                 Client(self.address).close()

@@ -101,6 +101,10 @@ def _abstract(name: str) -> Endpoint:
     return Endpoint("abstract", "@" + name, path=name)
 
 
+# LISTEN_FDNAMES of systemd; one of digits only is a number.
+_SOCKET_NAME = re.compile(r"(?![0-9]+\Z)[A-Za-z0-9._-]{1,255}")
+
+
 def _is_path(text: str) -> bool:
     return text.startswith(("/", "./", "../"))
 
@@ -151,6 +155,8 @@ def listening(text: str) -> Endpoint:
     for start, kind in (("=", "shared"), ("fd://", "fd")):
         if text.startswith(start):
             number = text[len(start) :]
+            if kind == "fd" and _SOCKET_NAME.fullmatch(number):
+                return Endpoint("fd", text, path=number, number=-1)
             if not _NUMBER.fullmatch(number):
                 raise ValueError(f"{text!r} is not complete; expected {start}N with a number N")
             value = int(number)

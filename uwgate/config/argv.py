@@ -19,6 +19,8 @@ ORIGIN = "command line"
 _RESERVED = (
     "RELOADS", "VASSALS_DIR", "EMPEROR_FD", "BROODLORD_NUM", "EMPEROR_FD_CONFIG", "EMPEROR_PROXY",
     "JAIL_PID", "ORIGINAL_PROC_NAME",
+    # And ours.
+    "CONTROL", "GUARDIAN", "HANDOVER",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from uwgate.config.compose import http_settings, process_settings, request_log_s
 from uwgate.config.compose_caches import cache_settings, used_caches
 from uwgate.config.compose_client import announce_settings
 from uwgate.config.compose_fast import fast_settings
+from uwgate.config.compose_master import life_settings, main_log_settings, zerg_settings
 from uwgate.config.compose_nodes import check_gateways
 from uwgate.config.compose_static import for_application
 from uwgate.config.compose_subscriptions import subscription_settings
@@ -27,6 +28,7 @@ from uwgate.config.settings import (
     ProcessSettings,
     Settings,
 )
+from uwgate.config.settings_process import ZergPool, ZergSettings
 from uwgate.config.sources import Gatherer, referenced
 
 _UNIX_LIMIT = 107
@@ -89,12 +91,14 @@ def _settings(found: Found, problems: Problems) -> Settings:
     fast = fast_settings(found, subscriptions, problems)
     sessions = {http.tls.sessions.cache} if http is not None and http.tls is not None else ()
     check_effects(found, problems)
+    zerg = zerg_settings(found, (http is not None) + (fast is not None), problems)
     if process.chdir:
         if not os.path.isdir(process.chdir):
             each = found.last("chdir")
             assert each is not None
             problems.error(each.item.origin, "chdir", f"{process.chdir} is not a directory")
         process = _absolute_process(process)
+        zerg = _absolute_zerg(zerg)
         http = http and _absolute_gateway(http)
         fast = fast and _absolute_gateway(fast)
     return Settings(
@@ -107,6 +111,9 @@ def _settings(found: Found, problems: Problems) -> Settings:
         caches=used_caches(
             found, caches, sessions, http is not None and asks_clients(http), problems
         ),
+        life=life_settings(found, problems),
+        main_log=main_log_settings(found),
+        zerg=zerg,
     )
 
 
@@ -129,6 +136,18 @@ def _absolute_process(process: ProcessSettings) -> ProcessSettings:
         process,
         shared_sockets=tuple(map(_absolute, process.shared_sockets)),
         stats=process.stats and _absolute(process.stats),
+    )
+
+
+def _absolute_zerg(zerg: ZergSettings) -> ZergSettings:
+    return ZergSettings(
+        tuple(map(_absolute, zerg.servers)),
+        tuple(
+            ZergPool(_absolute(pool.control), tuple(map(_absolute, pool.addresses)))
+            for pool in zerg.pools
+        ),
+        tuple(replace(each, server=_absolute(each.server)) for each in zerg.attach),
+        zerg.fallback,
     )
 
 

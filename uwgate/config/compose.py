@@ -22,6 +22,8 @@ from uwgate.config.settings import (
 from uwgate.config.settings_tls import CacheSettings
 
 _DEFAULTS = HttpSettings(listeners=())
+_FILES = ("pidfile", "pidfile2", "safe_pidfile", "safe_pidfile2", "log_file", "daemonize",
+          "daemonize2", "chdir", "chroot")  # fmt: skip
 _MAX_PAGE = 1 << 20
 _PAGE_TYPES = {
     ".json": "application/json",
@@ -32,7 +34,7 @@ _PAGE_TYPES = {
 def process_settings(found: Found) -> ProcessSettings:
     """The master's part. File names become absolute, as they are opened after ``chdir``."""
     fields: dict[str, Any] = found.fields("process")
-    for name in ("pidfile", "log_file", "chdir"):
+    for name in _FILES:
         if name in fields:
             fields[name] = os.path.abspath(fields[name])
     shared = found.all("shared-socket", "undeferred-shared-socket")
@@ -44,6 +46,11 @@ def process_settings(found: Found) -> ProcessSettings:
         stats = found.last(name)
         if stats is not None:
             fields.setdefault("stats", stats.value)
+    background = fields.get("daemonize") or fields.get("daemonize2")
+    if background:
+        fields.setdefault("log_file", background)
+    groups = [each.value for each in found.all("add-gid")]
+    fields["add_gids"] = tuple(each for each in groups if isinstance(each, int))
     fields["procname"] = _process_name(found, fields.pop("procname", "uwgate"))
     return ProcessSettings(**fields)
 
@@ -78,7 +85,7 @@ def http_settings(
     problems: Problems,
 ) -> HttpSettings | None:
     """The router's part; None where it has no listener."""
-    if not serves(found, "http") and found.all("fastrouter"):
+    if not serves(found, "http") and (serves(found, "fastrouter") or found.all("zerg-pool")):
         return None
     listeners = listening(found, "http", problems)
     fields: dict[str, Any] = found.fields("http")
@@ -103,7 +110,8 @@ def http_settings(
     }
     if any(each.tls is not None for each in listeners):
         fields["tls"] = tls_settings(found, subscriptions.dotsplit, caches, problems)
-    return HttpSettings(**fields) if listeners else None
+    zerg = serves(found, "http") and found.all("zerg", "http-zerg")
+    return HttpSettings(**fields) if listeners or zerg else None
 
 
 def _keepalive(found: Found, fields: dict[str, Any]) -> None:

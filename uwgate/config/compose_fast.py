@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from uwgate.config.compose_nodes import listening, node, node_source
+from uwgate.config.compose_nodes import listening, node, node_source, serves
 from uwgate.config.compose_subscriptions import router_subscriptions
 from uwgate.config.found import Found
 from uwgate.config.model import Problems
@@ -20,7 +20,8 @@ def fast_settings(
 ) -> FastSettings | None:
     """The fastrouter's part; None where it has no listener."""
     _check_stats(found, problems)
-    if not found.all(_NAME):
+    attached = found.all(f"{_NAME}-zerg") or (found.all("zerg") and serves(found, _NAME))
+    if not found.all(_NAME) and not attached:
         _without_effect(found, problems)
         return None
     listeners = listening(found, _NAME, problems)
@@ -39,7 +40,7 @@ def fast_settings(
         "mapper": mapper,
         "subscriptions": router_subscriptions(found, _NAME, subscriptions, problems),
     }
-    return FastSettings(**fields) if listeners else None
+    return FastSettings(**fields)
 
 
 def _without_effect(found: Found, problems: Problems) -> None:

@@ -31,6 +31,8 @@ LISTENERS = {
 """Gateway -> the options that say where it listens."""
 _ALL_LISTENERS = tuple(name for names in LISTENERS.values() for name in names)
 
+_ZERGS = ("zerg", "http-zerg", "fastrouter-zerg")
+
 _CODE = re.compile(r"([0-9]{1,3}):(.+):([A-Za-z_][A-Za-z0-9_]*)", re.DOTALL)
 _SAMPLE = "www.example.com"  # a key to try patterns with
 
@@ -49,7 +51,8 @@ def node(each: Value) -> NodeSettings:
 
 def check_gateways(found: Found, problems: Problems) -> None:
     """There has to be a gateway."""
-    if not found.all(*_ALL_LISTENERS) and not found.refused.intersection(_ALL_LISTENERS):
+    names = (*_ALL_LISTENERS, *_ZERGS, "zerg-pool")
+    if not found.all(*names) and not found.refused.intersection(names):
         message = "no address to listen on; give one, such as http = :8080 (see --help)"
         problems.error("", "http", message)
 
@@ -90,8 +93,12 @@ def _where(each: Value) -> Endpoint:
 
 def serves(found: Found, router: str) -> bool:
     """Whether the gateway listens at all, or was meant to."""
-    names = LISTENERS[router]
-    return bool(found.all(*names) or found.refused.intersection(names))
+    names = (*LISTENERS[router], f"{router}-zerg")
+    if found.all(*names) or found.refused.intersection(names):
+        return True
+    # A zerg of no gateway's name: whichever has nodes.
+    plain = found.all("zerg") and not found.all(*_ALL_LISTENERS, *_ZERGS[1:])
+    return bool(plain and any(found.last(each) for each in _sources(router)))
 
 
 # Where nodes come from: exactly one source, the first of this order (uWSGI's).

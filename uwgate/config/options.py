@@ -16,6 +16,7 @@ from uwgate.config.model import Option, State
 from uwgate.config.options_client import CLIENT_OPTIONS
 from uwgate.config.options_fast import FAST_OPTIONS
 from uwgate.config.options_http import HTTP_OPTIONS
+from uwgate.config.options_master import COMMANDS, MASTER_OPTIONS
 from uwgate.config.options_process import PROCESS_OPTIONS
 from uwgate.config.options_static import STATIC_OPTIONS
 from uwgate.config.options_subscriptions import SUBSCRIPTION_OPTIONS
@@ -34,6 +35,8 @@ TOPICS: dict[str, str] = {
     "announce": "Announcing this instance to routers",
     "sockets": "Sockets",
     "process": "Processes",
+    "reload": "Reloads, orders and the lives of workers",
+    "zerg": "Sockets handed from instance to instance",
     "logs": "Logs",
     "stats": "Statistics",
     "config": "Configuration and commands",
@@ -48,6 +51,8 @@ OPTIONS: tuple[Option, ...] = (
     + SUBSCRIPTION_OPTIONS
     + CLIENT_OPTIONS
     + PROCESS_OPTIONS
+    + MASTER_OPTIONS
+    + COMMANDS
 )
 """Every option that means something here, in the order of the documentation."""
 
@@ -65,7 +70,7 @@ _ALL = _index(FOREIGN) | _OWN
 _SHORT = {row.short: row for row in OPTIONS if row.short}
 # One-letter forms of uWSGI options that are not ours.
 _FOREIGN_SHORT = {
-    "p": "processes", "t": "harakiri", "d": "daemonize", "v": "max-vars", "b": "buffer-size",
+    "p": "processes", "v": "max-vars", "b": "buffer-size",
     "m": "memory-report", "c": "cgi-mode", "a": "abstract-socket", "T": "enable-threads",
     "i": "single-interpreter", "r": "reaper", "R": "max-requests", "A": "sharedarea",
     "Q": "spooler", "w": "module", "J": "test", "H": "home", "O": "optimize",

@@ -283,13 +283,6 @@ _BODIES = (
         "Size of uWSGI's buffers; buffers here grow by themselves.",
         state=State.NOTHING,
     ),
-    Option(
-        "fastrouter-harakiri",
-        Kind.INT,
-        _TOPIC,
-        "Kill a worker that is stuck; not in this version.",
-        state=State.LATER,
-    ),
 )
 
 FAST_OPTIONS = _LISTEN + _NODE_ROWS + _TIMES + _BODIES

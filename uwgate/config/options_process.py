@@ -210,13 +210,6 @@ _PROCESS_ROWS = (
         state=State.NOTHING,
     ),
     Option(
-        "no-orphans",
-        Kind.FLAG,
-        _PROCESS,
-        "Workers end with their master; always so here.",
-        state=State.NOTHING,
-    ),
-    Option(
         "thunder-lock",
         Kind.FLAG,
         _PROCESS,

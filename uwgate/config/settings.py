@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
+from uwgate.config.settings_process import LifeSettings, MainLogSettings, ZergSettings
 from uwgate.config.settings_static import StaticSettings
 from uwgate.config.settings_tls import CacheSettings, ListenerTls, Redirect, TlsSettings
 
@@ -307,10 +308,23 @@ class ProcessSettings:
     freebind: bool = False
     defer_accept: int = 4  # seconds; 0 = off
     chmod_socket: int | None = None  # mode of unix sockets
+    chown_socket: tuple[int, int] | None = None  # user and group of unix sockets; -1 = unchanged
+    keepalive_probes: bool = False  # so-keepalive: probes on idle connections of clients
+    send_buffer: int = 0  # socket-sndbuf; 0 = the kernel's choice
+    receive_buffer: int = 0  # socket-rcvbuf
+    fast_open: int = 0  # tcp-fast-open: queue of TCP_FASTOPEN; 0 = off
     umask: int | None = None
     uid: int | None = None
     gid: int | None = None
+    add_gids: tuple[int, ...] = ()  # supplementary groups on top
+    chroot: str = ""  # root directory of the workers
+    capabilities: tuple[str, ...] = ()  # cap: kept over the change of user, lower case, no "cap_"
     pidfile: str = ""
+    pidfile2: str = ""  # written after privileges are dropped
+    safe_pidfile: str = ""  # written when everything is up
+    safe_pidfile2: str = ""
+    daemonize: str = ""  # log file; into the background before anything is bound
+    daemonize2: str = ""  # log file; into the background when everything is up
     chdir: str = ""
     stats: Endpoint | None = None  # http-stats
     stats_minified: bool = False
@@ -332,3 +346,6 @@ class Settings:
     subscriptions: SubscriptionSettings = SubscriptionSettings()
     fastrouter: FastSettings | None = None
     caches: tuple[CacheSettings, ...] = ()
+    life: LifeSettings = field(default_factory=LifeSettings)
+    main_log: MainLogSettings = field(default_factory=MainLogSettings)
+    zerg: ZergSettings = field(default_factory=ZergSettings)

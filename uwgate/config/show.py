@@ -21,6 +21,7 @@ from uwgate.config.settings import (
     Settings,
     SubscriptionSettings,
 )
+from uwgate.config.settings_process import LifeSettings, MainLogSettings, ZergSettings
 from uwgate.config.settings_static import StaticSettings
 from uwgate.config.settings_tls import SessionSettings, TicketSettings, TlsSettings
 
@@ -28,6 +29,8 @@ _SECTIONS: dict[str, type[Any]] = {
     "announce": AnnounceSettings,
     "fastrouter": FastSettings,
     "http": HttpSettings,
+    "life": LifeSettings,
+    "main_log": MainLogSettings,
     "process": ProcessSettings,
     "request_log": RequestLogSettings,
     "sessions": SessionSettings,
@@ -35,6 +38,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "subscriptions": SubscriptionSettings,
     "tickets": TicketSettings,
     "tls": TlsSettings,
+    "zerg": ZergSettings,
 }
 
 
@@ -55,7 +59,7 @@ def default_of(row: Option) -> object:
 
 def text_of(value: object) -> str:
     """A setting's value as one would write it; empty for "not set"."""
-    if value is None:
+    if value is None or value == ():
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"

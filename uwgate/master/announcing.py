@@ -13,6 +13,8 @@ from dataclasses import replace
 
 from uwgate.config.settings import AnnounceSettings, SubscribeSettings
 from uwgate.master.errors import StartError, explain
+from uwgate.master.handover import HandedSocket, adopt
+from uwgate.master.inherited import Inherited
 from uwgate.master.logs import MainLog
 from uwgate.master.loop import Loop, Timer
 from uwgate.master.sockets import Bound
@@ -40,6 +42,7 @@ class Announcing:
         *,
         cores: int = 0,
         mode: int | None = None,
+        inherited: Inherited | None = None,
     ) -> None:
         self._loop = loop
         self._timer: Timer | None = None
@@ -53,7 +56,14 @@ class Announcing:
             raise StartError(str(error)) from None
         self._notify: NotifySocket | None = None
         if settings.notify_socket:
-            self._notify = NotifySocket(settings.notify_socket, mode, loop.selector, log.line)
+            handed = (inherited or Inherited()).take_all(_notify_text(settings.notify_socket))
+            self._notify = NotifySocket(
+                settings.notify_socket,
+                mode,
+                loop.selector,
+                log.line,
+                inherited=adopt(handed[0].fds[0]) if handed else None,
+            )
 
     @property
     def announced(self) -> bool:
@@ -76,6 +86,19 @@ class Announcing:
         """Block, or let go on; whether announcements are blocked now (FIFO command ``S``)."""
         self._act(self._announcer.toggle)
         return self._announcer.blocked
+
+    def sockets(self) -> list[HandedSocket]:
+        """The notify socket, for the next master."""
+        if self._notify is None:
+            return []
+        return [self._notify.handed()]
+
+    def let_go(self) -> None:
+        """This was a rehearsal: nothing was announced, and the socket is another's."""
+        self._lookups.close()
+        self._outbox.close()
+        if self._notify is not None:
+            self._notify.let_go()
 
     def close(self) -> None:
         """Stop, send what is still to be sent (half a second at most), and let go of everything."""
@@ -121,22 +144,28 @@ class NotifySocket:
         mode: int | None,
         selector: selectors.BaseSelector,
         log: Callable[[str], None],
+        *,
+        inherited: socket.socket | None = None,
     ) -> None:
         self._path = path
         self._selector = selector
         self._log = log
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            self._socket.setblocking(False)
-            remove_stale(path, socket.SOCK_DGRAM)
-            self._socket.bind(path)
-            if mode is not None:
-                os.chmod(path, mode)
-            self._file = identity(path)
-        except OSError as error:
-            self._socket.close()
-            raise StartError(f"notify-socket = {path}: {explain(error)}") from None
+        self._fresh = inherited is None
+        self._socket = inherited or _notify_socket(path, mode)
+        self._file = identity(path)
         selector.register(self._socket, selectors.EVENT_READ, self._on_readable)
+
+    def handed(self) -> HandedSocket:
+        """For the next master."""
+        return HandedSocket(
+            self._path, "dgram", [self._socket.fileno()], None, _notify_text(self._path)
+        )
+
+    def let_go(self) -> None:
+        """Close our copy; the file goes only if it was made for this rehearsal."""
+        if not self._fresh:
+            self._file = None
+        self.close()
 
     def close(self) -> None:
         """Close and remove it, unless another has taken its place."""
@@ -154,6 +183,24 @@ class NotifySocket:
                 return
             # The log escapes control characters, whoever sent them.
             self._log(f"[notify-socket] {text.decode('utf-8', 'backslashreplace')}")
+
+
+def _notify_text(path: str) -> str:
+    return f"notify-socket {path}"
+
+
+def _notify_socket(path: str, mode: int | None) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        remove_stale(path, socket.SOCK_DGRAM)
+        sock.bind(path)
+        if mode is not None:
+            os.chmod(path, mode)
+    except OSError as error:
+        sock.close()
+        raise StartError(f"notify-socket = {path}: {explain(error)}") from None
+    return sock
 
 
 def placed(

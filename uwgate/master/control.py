@@ -5,6 +5,11 @@ sender  message                           meaning
 ======  ================================  ============================================
 master  ``{"type": "stats", "round": n}``  send a snapshot
 master  ``{"type": "drain"}``             accept no more, finish, exit 0
+master  ``{"type": "drain", "gently": true, "limit": s}``  the same within so many seconds, while
+                                          others serve: idle connections get one more response
+master  ``{"type": "hurry"}``             of a gentle drain: close idle connections now
+master  ``{"type": "pause"}``             accept no more connections for now
+master  ``{"type": "resume"}``            accept again
 master  ``{"type": "stop"}``              cut everything, exit 0
 master  ``{"type": "reopen"}``            open the log files again
 master  ``{"type": "nodes", "changes": […]}``  what changed in the table of subscriptions
@@ -111,6 +116,15 @@ class Channel:
         if self._scanned > self._limit:
             raise ControlError("message too long")
         return messages
+
+    def pieces(self) -> tuple[bytes, bytes]:
+        """Pieces of messages: what was read but is not complete, what waits to be sent."""
+        return bytes(self._in), bytes(self._out)
+
+    def restore(self, unread: bytes, unsent: bytes) -> None:
+        """Go on where another process, with this very descriptor, has stopped (`pieces`)."""
+        self._in += unread
+        self._out += unsent
 
     def close(self) -> None:
         """Close the descriptor; what waits is lost."""

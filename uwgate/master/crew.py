@@ -1,7 +1,8 @@
 """The workers of an instance: forked, heard, buried and replaced.
 
 A worker that dies is replaced at once if it had served for a while, and after ``respawn_delay`` if
-it had not, so that one that cannot live costs one fork a ``respawn_delay``.
+it had not, so that one that cannot live costs one fork a ``respawn_delay``. One that is replaced
+although it lives serves until its successor does (`retired`).
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from uwgate.master import signals
 from uwgate.master.collect import Collector, describe
-from uwgate.master.control import ControlError, Message, pair
+from uwgate.master.control import Channel, ControlError, Message, pair
 from uwgate.master.errors import explain
 from uwgate.master.gateways import Plan
+from uwgate.master.handover import HandedWorker, adopt
+from uwgate.master.heartbeat import Heartbeats
 from uwgate.master.logs import MainLog
 from uwgate.master.loop import Loop
+from uwgate.master.retired import Retired
 from uwgate.master.slots import Generation, Slot, WorkerProcess
 from uwgate.master.worker import WorkerSpec, main
 from uwgate.observe.counters import Ledger
@@ -40,6 +44,8 @@ _SETTLED = 1.0
 # So often in a row, without any worker ever having been ready: the start has failed.
 _MAX_EARLY_DEATHS = 3
 _SHORTEST_DELAY = 0.1
+# Places of processes in memory that all share, but for that of the master, 0.
+_CELLS = 256
 
 
 class Subscribed(Protocol):
@@ -60,7 +66,8 @@ class Crew:
     """``generation`` at work. ``exit``: the instance's exit code once there is nobody left.
 
     ``ledger`` is told the last words of every worker. ``collector`` asks all of them.
-    ``subscriptions``, ``terminators``: by gateway, for those that have any.
+    ``subscriptions``, ``terminators``: by gateway, for those that have any. ``came`` is told when
+    a worker begins to serve, ``went`` when one has ended.
     """
 
     def __init__(
@@ -75,25 +82,138 @@ class Crew:
         self.terminators: Mapping[str, Terminator] = {}
         self.caches: tuple[SharedCache, ...] = ()
         self.senders: Mapping[str, SyncSender] = {}
+        self.heartbeats: Heartbeats | None = None
         self.exit: int | None = None
+        self.paused = False
+        self.came: Callable[[Slot], None] = _nothing
+        self.went: Callable[[Slot], None] = _nothing
         self.ledger = Ledger()
-        self.collector = Collector(loop, lambda: self._generation.slots, self._watch)
+        mercy = generation.settings.life.reload_mercy
+        self.retired = Retired(loop, log, mercy, self._watch, _kill)
+        self.collector = Collector(loop, lambda: self.slots, self._watch)
+
+    @property
+    def slots(self) -> list[Slot]:
+        """All there are, those of retired workers behind."""
+        return self._generation.slots + self.retired.slots
+
+    @property
+    def slots_of_now(self) -> list[Slot]:
+        """Those of this generation."""
+        return self._generation.slots
+
+    @property
+    def alive(self) -> list[WorkerProcess]:
+        """All processes."""
+        return self._generation.alive + self.retired.alive
 
     @property
     def accepting(self) -> bool:
         """Whether a worker takes new connections."""
-        return any(process.ready and not process.draining for process in self._generation.alive)
+        return any(process.ready and not process.draining for process in self.alive)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every slot has a worker that serves."""
+        return self._generation.complete
+
+    @property
+    def served(self) -> bool:
+        """Whether a worker of this generation ever served."""
+        return self._generation.served
 
     def start(self) -> None:
         """Fork the first worker of every slot."""
         for slot in self._generation.slots:
+            self.fill(slot)
+
+    def fill(self, slot: Slot) -> None:
+        """Fork a worker for an empty slot, now."""
+        if slot.respawn is not None:
+            slot.respawn.cancel()
+        if slot.process is None:
             self._spawn(slot)
 
     def tell(self, message: Message) -> None:
         """Send a message to every worker."""
-        for process in self._generation.alive:
+        for process in self.alive:
             process.channel.send(message)
             self._watch(process)
+
+    def pause(self, on: bool) -> None:
+        """Have all workers, and those to come, accept no more connections, or accept again."""
+        self.paused = on
+        self.tell({"type": "pause" if on else "resume"})
+
+    def renew(self, slot: Slot, *, brutal: bool = False) -> None:
+        """A fresh worker for the slot. The one that is there serves on until that does;
+        ``brutal``: it is cut at once."""
+        if self._leaving or slot.process is None:
+            return
+        old = self.retired.displace(slot)
+        if brutal:
+            self.retired.dismiss(old)
+        self._spawn(slot)
+
+    def empty(self) -> None:
+        """Send every worker home, and do not replace it: the instance goes cheap."""
+        for slot in self._generation.slots:
+            if slot.respawn is not None:
+                slot.respawn.cancel()
+            if slot.process is not None:
+                self.retired.displace(slot).heir = None
+        self.retired.relieve()
+
+    # -- from one master to the next -----------------------------------------------------------
+
+    def handed(self) -> list[HandedWorker]:
+        """All workers, for the next master."""
+        handed = []
+        for slot in self.slots:
+            process = slot.process
+            if process is None or process.channel.closed:
+                continue
+            unread, unsent = (piece.decode("latin-1") for piece in process.channel.pieces())
+            handed.append(
+                HandedWorker(
+                    slot.gateway, slot.id, slot.number, process.pid, process.channel.fileno(),
+                    process.cell, process.born, process.since, slot.spawns, process.ready,
+                    process.draining, unread, unsent,
+                )
+            )  # fmt: skip
+        return handed
+
+    def adopt(self, workers: Iterable[HandedWorker]) -> None:
+        """Take over workers of the master before: they serve until they are relieved."""
+        heirs = {(slot.gateway, slot.number): slot for slot in self._generation.slots}
+        for each in workers:
+            try:
+                channel = Channel(adopt(each.fd))
+            except OSError:
+                continue
+            channel.restore(each.unread.encode("latin-1"), each.unsent.encode("latin-1"))
+            process = WorkerProcess(each.pid, channel, each.cell, each.born, each.since)
+            process.ready, process.draining = each.ready, each.draining
+            # The first guardian of all is not: its workers are children of its anchor.
+            process.child = _parent(each.pid) == os.getpid()
+            slot = Slot(each.gateway, each.id, each.number, (), process, spawns=each.spawns)
+            slot.heir = heirs.get((each.gateway, each.number))
+            self.retired.add(slot)
+            self._hear(slot, process)
+
+    def disown(self) -> None:
+        """This process is a copy of their parent, which lives on: they are not its children."""
+        for process in self.alive:
+            process.child = False
+
+    def abandon(self) -> None:
+        """Kill the workers of this generation, and leave those before it as they are."""
+        self._leaving = True
+        for slot in self._generation.slots:
+            if slot.respawn is not None:
+                slot.respawn.cancel()
+            if slot.process is not None:
+                _kill(slot.process)
 
     def publish(self, gateway: str, changes: list[Change]) -> None:
         """Send changes of its subscriptions to the workers of a gateway.
@@ -101,7 +221,7 @@ class Crew:
         One that has not read 16 MB of them is of no use any more: its successor inherits all.
         """
         message: Message = {"type": "nodes", "changes": changes}
-        for slot in self._generation.slots:
+        for slot in self.slots:
             process = slot.process
             if process is None or slot.gateway != gateway:
                 continue
@@ -116,22 +236,22 @@ class Crew:
         for slot in self._generation.slots:
             if slot.respawn is not None:
                 slot.respawn.cancel()
-        for process in self._generation.alive:
+        for process in self.alive:
             process.draining = True
         self.tell(order)
-        if not self._generation.alive:
+        if not self.alive:
             self.exit = EXIT_OK
 
     def kill_rest(self) -> None:
         """End those who did not leave in time."""
-        for slot in self._generation.slots:
+        for slot in self.slots:
             if slot.process is not None:
                 self._log.line(f"{slot.name} (pid: {slot.process.pid}) does not end: killed")
                 _kill(slot.process)
 
     def close(self) -> None:
         """Leave no child behind."""
-        for process in self._generation.alive:
+        for process in self.alive:
             _kill(process)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(process.pid, 0)
@@ -150,6 +270,9 @@ class Crew:
     def _fork(self, slot: Slot) -> None:
         channel, theirs = pair()
         master = os.getpid()
+        cell = self._free_cell()
+        if self.heartbeats is not None:
+            self.heartbeats.beat(cell, 0.0)
         try:
             with signals.blocked():
                 pid = os.fork()
@@ -174,6 +297,8 @@ class Crew:
                             terminator=self.terminators.get(slot.gateway),
                             caches=self.caches,
                             senders=self.senders,
+                            cell=cell,
+                            heartbeats=self.heartbeats,
                         ),
                         plan.factory,
                     )
@@ -182,13 +307,23 @@ class Crew:
             raise
         finally:
             theirs.close()
-        process = WorkerProcess(pid, channel)
+        process = WorkerProcess(pid, channel, cell)
         slot.process = process
         slot.spawns += 1
         word = "spawned" if slot.spawns == 1 else "respawned"
         self._log.line(f"{word} {slot.name} (pid: {pid})")
-        handler = functools.partial(self._on_channel, slot, process)
-        self._loop.selector.register(channel, selectors.EVENT_READ, handler)
+        self._hear(slot, process)
+        if self.paused:
+            channel.send({"type": "pause"})
+
+    def _free_cell(self) -> int:
+        used = {process.cell for process in self.alive}
+        return next((cell for cell in range(1, _CELLS) if cell not in used), _CELLS - 1)
+
+    def _hear(self, slot: Slot, process: WorkerProcess) -> None:
+        handler = functools.partial(self._on_channel, process)
+        self._loop.selector.register(process.channel, selectors.EVENT_READ, handler)
+        self._watch(process)
 
     def _table_of(self, gateway: str) -> Table | None:
         subscribed = self.subscriptions.get(gateway)
@@ -199,20 +334,33 @@ class Crew:
         events = selectors.EVENT_READ
         if process.channel.wants_write:
             events |= selectors.EVENT_WRITE
-        with contextlib.suppress(KeyError):
+        with contextlib.suppress(KeyError, ValueError):  # closed: its end is known already
             key = self._loop.selector.get_key(process.channel)
             if key.events != events:
                 self._loop.selector.modify(process.channel, events, key.data)
 
-    def _on_channel(self, slot: Slot, process: WorkerProcess, mask: int) -> None:
+    def _on_channel(self, process: WorkerProcess, mask: int) -> None:
+        slot = self._slot_of(process)
+        if slot is None:
+            self._hang_up(process)
+            return
         if mask & selectors.EVENT_WRITE:
             process.channel.flush()
         if mask & selectors.EVENT_READ:
             self._listen_to(slot, process)
-        if process.channel.closed:
-            self._hang_up(process)
-        else:
+        if not process.channel.closed:
             self._watch(process)
+            return
+        self._hang_up(process)
+        if not process.child:
+            self._bury(slot, process, "somewhere else")
+
+    def _slot_with(self, pid: int) -> Slot | None:
+        alive = (slot for slot in self.slots if slot.process is not None)
+        return next((slot for slot in alive if slot.process and slot.process.pid == pid), None)
+
+    def _slot_of(self, process: WorkerProcess) -> Slot | None:
+        return next((slot for slot in self.slots if slot.process is process), None)
 
     def _listen_to(self, slot: Slot, process: WorkerProcess) -> None:
         try:
@@ -230,8 +378,7 @@ class Crew:
         if kind == "stats":
             self.collector.received(process, message)
         elif kind == "ready":
-            process.ready = True
-            self._generation.served = True
+            self._serves(slot, process)
         elif kind == "draining":
             process.draining = True
         elif kind in ("mark", "reached"):
@@ -239,6 +386,14 @@ class Crew:
         elif kind == "failed":
             slot.hopeless = True
             self._log.line(f"{slot.name} cannot start: {message.get('reason')}")
+
+    def _serves(self, slot: Slot, process: WorkerProcess) -> None:
+        process.ready = True
+        if slot not in self._generation.slots:
+            return
+        self._generation.served = True
+        self.retired.relieve(slot, len(self._generation.slots))
+        self.came(slot)
 
     def _heed_node(self, slot: Slot, message: Message) -> None:
         subscribed = self.subscriptions.get(slot.gateway)
@@ -257,8 +412,9 @@ class Crew:
 
     # -- deaths --------------------------------------------------------------------------------
 
-    def reap(self) -> None:
-        """A child has ended (SIGCHLD): bury and replace."""
+    def reap(self, other: Callable[[int, int], None] | None = None) -> None:
+        """Children have ended (SIGCHLD): bury and replace. ``other`` is told pid and exit code of
+        one that is no worker."""
         while True:
             try:
                 # Any child: as process 1 of a container we inherit orphans, too.
@@ -267,11 +423,14 @@ class Crew:
                 return
             if pid == 0:
                 return
-            slot = self._generation.slot_of(pid)
+            code = os.waitstatus_to_exitcode(status)
+            slot = self._slot_with(pid)
             if slot is not None and slot.process is not None:
-                self._bury(slot, slot.process, os.waitstatus_to_exitcode(status))
+                self._bury(slot, slot.process, _cause(code))
+            elif other is not None:
+                other(pid, code)
 
-    def _bury(self, slot: Slot, process: WorkerProcess, code: int) -> None:
+    def _bury(self, slot: Slot, process: WorkerProcess, cause: str) -> None:
         if not process.channel.closed:
             self._listen_to(slot, process)
         self._hang_up(process)
@@ -279,25 +438,35 @@ class Crew:
         if process.snapshot is not None:
             self.ledger.retire(describe(slot))
         self.collector.gone(process)
-        if self._leaving:
+        retired = slot in self.retired.slots
+        self.retired.gone(slot)
+        if self._leaving or (retired and process.draining):
             self._log.line(f'gateway "{slot.name}" has been buried (pid: {process.pid})')
-            if not self._generation.alive:
+        else:
+            self._log.line(f"{slot.name} (pid: {process.pid}) died: {cause}")
+        self.went(slot)
+        if self._leaving:
+            if not self.alive:
                 self.exit = EXIT_OK
-            return
-        self._log.line(f"{slot.name} (pid: {process.pid}) died: {_cause(code)}")
-        self._replace(slot, process)
+        elif not retired:
+            self._replace(slot, process)
 
     def _replace(self, slot: Slot, process: WorkerProcess) -> None:
         lived = time.monotonic() - process.since
         settled = process.ready and lived >= max(self._respawn_delay, _SETTLED)
         slot.early_deaths = 0 if settled else slot.early_deaths + 1
-        if not self._generation.served and all(map(_given_up, self._generation.slots)):
+        if self.failed:
             self._log.line("no worker could start: giving up")
             self.exit = EXIT_NO_WORKER
             return
         # One death of a worker that did serve may be an accident; the second in a row is not.
         at_once = settled or (process.ready and slot.early_deaths == 1)
         self._respawn_later(slot, 0 if at_once else self._delay())
+
+    @property
+    def failed(self) -> bool:
+        """Whether no worker of this generation can start."""
+        return not self._generation.served and all(map(_given_up, self._generation.slots))
 
     @property
     def _respawn_delay(self) -> float:
@@ -311,10 +480,23 @@ class Crew:
         slot.respawn = self._loop.call_later(seconds, functools.partial(self._spawn, slot))
 
 
+def _nothing(slot: Slot) -> None:
+    """Nobody wants to know."""
+
+
 def _kill(process: WorkerProcess) -> None:
     # Not reaped yet, so the number is still its.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(process.pid, signal.SIGKILL)
+
+
+def _parent(pid: int) -> int:
+    """Of a process, also of one that has ended and is not buried; 0 if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _given_up(slot: Slot) -> bool:

@@ -13,6 +13,7 @@ from uwgate.config.settings import (
     RouterSubscriptions,
     Settings,
 )
+from uwgate.config.settings_process import ZergAttach
 from uwgate.master.errors import StartError
 from uwgate.master.worker import Gateway, GatewayFactory
 from uwgate.observe.requestlog import RequestLog
@@ -67,7 +68,8 @@ FACTORIES: Mapping[str, GatewayFactory] = {"http": http_gateway, "fastrouter": f
 class Plan:
     """One gateway: ``name`` is its option and its word in logs and stats.
 
-    ``uid``, ``gid``: whom its workers become; ``drain_timeout``: seconds.
+    ``uid``, ``gid``: whom its workers become; ``drain_timeout``: seconds. ``attach``: zerg servers
+    that hand out sockets for it.
     """
 
     name: str
@@ -78,10 +80,11 @@ class Plan:
     drain_timeout: float
     factory: GatewayFactory
     subscriptions: RouterSubscriptions | None = None
+    attach: tuple[ZergAttach, ...] = ()
 
 
 def plans(settings: Settings, factories: Mapping[str, GatewayFactory]) -> list[Plan]:
-    """The gateways of ``settings``; ``StartError`` if there is none."""
+    """The gateways of ``settings``; ``StartError`` if there is nothing to do."""
     gateways: tuple[tuple[str, GatewaySettings | None], ...] = (
         ("http", settings.http),
         ("fastrouter", settings.fastrouter),
@@ -96,10 +99,16 @@ def plans(settings: Settings, factories: Mapping[str, GatewayFactory]) -> list[P
             gateway.drain_timeout,
             factories[name],
             gateway.subscriptions if gateway.mapper.kind == "subscription" else None,
+            _attach(settings, name),
         )
         for name, gateway in gateways
-        if gateway is not None and gateway.listeners
+        if gateway is not None and (gateway.listeners or _attach(settings, name))
     ]
-    if not found:
+    if not found and not settings.zerg.pools:
         raise StartError("nothing to do: no gateway is configured (try http = :8080)")
     return found
+
+
+def _attach(settings: Settings, gateway: str) -> tuple[ZergAttach, ...]:
+    """The zerg servers that this gateway gets sockets of: its own, and the general ones."""
+    return tuple(each for each in settings.zerg.attach if each.gateway in (gateway, ""))

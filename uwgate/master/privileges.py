@@ -11,7 +11,9 @@ import os
 import pwd
 import resource
 import signal
+from collections.abc import Collection
 
+from uwgate.master import capabilities as caps
 from uwgate.master.errors import StartError, explain
 
 # <linux/prctl.h>
@@ -20,28 +22,71 @@ _PR_SET_NAME = 15
 _PR_SET_NO_NEW_PRIVS = 38
 
 
-def drop(uid: int | None, gid: int | None, option: str = "") -> None:
+def drop(
+    uid: int | None,
+    gid: int | None,
+    option: str = "",
+    *,
+    add_gids: Collection[int] = (),
+    capabilities: Collection[str] = (),
+) -> None:
     """Become ``uid``/``gid`` for good; None keeps the one or the other.
 
     With a ``uid`` that has an account, its supplementary groups are taken on and, without a
-    ``gid``, its primary group; without an account no supplementary group is left. Does nothing
-    if the process is that user and group already. ``option`` ("" or "http-") prefixes the option
-    names in errors. Raises ``StartError`` if the system refuses.
+    ``gid``, its primary group; without an account no supplementary group is left. ``add_gids`` come
+    on top. Does nothing if the process is that user and group already. ``option`` ("" or "http-")
+    prefixes the option names in errors. Raises ``StartError`` if the system refuses.
+
+    ``capabilities``: kept over the change of user, and nothing else is; a process that was not root
+    at first must have them already. One that stays root keeps all.
     """
     account = _account(uid)
     if gid is None and account is not None and uid != os.geteuid():
         gid = account.pw_gid
-    if uid in (None, os.geteuid()) and gid in (None, os.getegid()) and os.geteuid() != 0:
+    if os.geteuid() != 0 and _is(uid, gid):
+        if not set(add_gids) <= {*os.getgroups(), os.getegid()}:
+            raise StartError(f"{option}add-gid = {_listed(add_gids)}: operation not permitted")
+        if capabilities:
+            caps.limit(capabilities)
         return
+    if uid is None and gid is None and not add_gids:
+        return
+    keep = bool(capabilities) and uid not in (None, 0)
     try:
-        _become(uid, gid, account)
+        if keep:
+            caps.numbers(capabilities)
+            caps.hold(True)
+        _become(uid, gid, account, add_gids)
     except OSError as error:
         wanted = [
             f"{option}{name} = {value}"
-            for name, value in (("gid", gid), ("uid", uid))
-            if value is not None
+            for name, value in (("gid", gid), ("add-gid", _listed(add_gids)), ("uid", uid))
+            if value not in (None, "")
         ]
         raise StartError(f"{', '.join(wanted)}: {explain(error)}") from None
+    if keep:
+        caps.limit(capabilities)
+        caps.hold(False)
+
+
+def enter_root(path: str) -> None:
+    """Make ``path`` the root directory and the working directory of this process (chroot(2)).
+
+    Before ``drop``: it takes root, or the capability sys_chroot. Raises ``StartError``.
+    """
+    try:
+        os.chroot(path)
+        os.chdir("/")
+    except OSError as error:
+        raise StartError(f"chroot = {path}: {explain(error)}") from None
+
+
+def _is(uid: int | None, gid: int | None) -> bool:
+    return uid in (None, os.geteuid()) and gid in (None, os.getegid())
+
+
+def _listed(numbers: Collection[int]) -> str:
+    return ",".join(map(str, numbers))
 
 
 def _account(uid: int | None) -> pwd.struct_passwd | None:
@@ -53,13 +98,20 @@ def _account(uid: int | None) -> pwd.struct_passwd | None:
         return None
 
 
-def _become(uid: int | None, gid: int | None, account: pwd.struct_passwd | None) -> None:
+def _become(
+    uid: int | None,
+    gid: int | None,
+    account: pwd.struct_passwd | None,
+    add_gids: Collection[int],
+) -> None:
     if gid is not None:
         os.setresgid(gid, gid, gid)
     if uid is not None and account is not None:
         os.initgroups(account.pw_name, os.getegid())
     elif uid is not None or gid is not None:
         os.setgroups([])
+    if add_gids:
+        os.setgroups(list(dict.fromkeys([*os.getgroups(), *add_gids])))
     if uid is not None:
         os.setresuid(uid, uid, uid)
 

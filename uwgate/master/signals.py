@@ -19,15 +19,18 @@ HANDLED = (
     signal.SIGINT,
     signal.SIGQUIT,
     signal.SIGTERM,
+    signal.SIGTSTP,
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
-# What a worker ignores: its master acts on these and tells it what to do. SIGINT is among them
-# because a terminal sends it to the whole process group.
+# What a worker ignores: its master acts on these and tells it what to do. SIGINT and SIGTSTP are
+# among them because a terminal sends them to the whole process group. SIGUSR2 means something to
+# it later (``heartbeat.DUMP``).
 IGNORED_BY_WORKERS = (
     signal.SIGHUP,
     signal.SIGINT,
     signal.SIGPIPE,
+    signal.SIGTSTP,
     signal.SIGUSR1,
     signal.SIGUSR2,
 )

@@ -2,12 +2,13 @@
 
 A generation is one configuration at work: for each gateway a row of slots, each with the sockets
 that belong to its number and at most one process at a time. A reload makes a new generation whose
-slot i gets the sockets of slot i before it, while the old generation drains.
+slot i gets the sockets of slot i before it, while the workers of the old one drain.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from uwgate.config.settings import ListenerSettings, Settings
@@ -19,20 +20,30 @@ from uwgate.master.worker import Listener
 
 @dataclass(slots=True, eq=False)
 class WorkerProcess:
-    """A live child. ``born``: epoch seconds (it tells two lives of a slot apart in stats)."""
+    """A live worker. ``born``: epoch seconds (it tells two lives of a slot apart in stats).
+
+    ``cell``: its place in memory that all share. ``child``: of this process; the death of another
+    is noticed by the end of its channel.
+    """
 
     pid: int
     channel: Channel
+    cell: int = 0
     born: float = field(default_factory=time.time)
     since: float = field(default_factory=time.monotonic)
     ready: bool = False
     draining: bool = False
+    child: bool = True
+    stuck: bool = False  # on its way to be killed for not answering
     snapshot: Message | None = None  # its latest
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """The place of one worker. ``id`` counts over all gateways, ``number`` within one, from 1."""
+    """The place of one worker. ``id`` counts over all gateways, ``number`` within one, from 1.
+
+    ``heir``: the slot that took the place of this one; once that serves, this one is relieved.
+    """
 
     gateway: str
     id: int
@@ -44,6 +55,8 @@ class Slot:
     early_deaths: int = 0  # in a row, before the worker had served for a while
     hopeless: bool = False  # it said that trying again does not help
     respawn: Timer | None = None
+    heir: Slot | None = None
+    mercy: Timer | None = None  # when a relieved one is killed
 
     @property
     def name(self) -> str:
@@ -63,26 +76,33 @@ class Generation:
     @property
     def alive(self) -> list[WorkerProcess]:
         """All its processes."""
-        return [slot.process for slot in self.slots if slot.process is not None]
+        return processes(self.slots)
 
-    def slot_of(self, pid: int) -> Slot | None:
-        """The slot whose process this is."""
-        for slot in self.slots:
-            if slot.process is not None and slot.process.pid == pid:
-                return slot
-        return None
+    @property
+    def complete(self) -> bool:
+        """Whether every slot has a worker that serves."""
+        return all(slot.process is not None and slot.process.ready for slot in self.slots)
+
+
+def processes(slots: Sequence[Slot]) -> list[WorkerProcess]:
+    """Those of the slots that have one."""
+    return [slot.process for slot in slots if slot.process is not None]
 
 
 def make_slots(
     gateway: str, workers: int, listening: list[tuple[ListenerSettings, Bound]], first_id: int = 1
 ) -> list[Slot]:
-    """Slots of one gateway: slot i gets socket i of every address."""
+    """Slots of one gateway: slot i gets socket i of every address, or several of them."""
     return [
         Slot(
             gateway,
             first_id + index,
             index + 1,
-            tuple((listener, bound.for_worker(index)) for listener, bound in listening),
+            tuple(
+                (listener, sock)
+                for listener, bound in listening
+                for sock in bound.for_worker(index, workers)
+            ),
         )
         for index in range(workers)
     ]

@@ -2,7 +2,13 @@
 
 A TCP address gets one socket a worker (SO_REUSEPORT: the kernel spreads connections over them),
 and the master keeps them all, so that the connections queued on one wait for the next worker with
-its number. Sockets that exist once (unix, abstract, ``fd://``) are shared by all workers.
+its number. Sockets that exist once (unix, abstract, ``fd://``, those of systemd and of a zerg
+server) are shared by all workers.
+
+No listening socket is closed while its address is in use: the kernel would reset the connections
+that wait in its queue. On a reload the new master takes over the sockets of each address that it
+still has; with fewer workers than sockets each worker accepts from several of them, with more,
+sockets are added.
 
 Address forms: ``config.settings.Endpoint``. Facts about what uWSGI binds: its core/socket.c and
 documentation; abstract names are NUL + name + NUL on the wire.
@@ -15,12 +21,14 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from uwgate.config.settings import Endpoint, ProcessSettings
 from uwgate.master.errors import StartError, explain
+from uwgate.master.handover import HandedSocket
+from uwgate.master.inherited import Inherited
 from uwgate.observe.backlog import socket_name
 from uwgate.subscriptions.socketfile import identity, remove_stale
 
@@ -36,7 +44,8 @@ class Bound:
     """One address and its listening, non-blocking sockets: one a worker, or one for all.
 
     ``name`` is the address as bound (``0.0.0.0:8080``, ``[::1]:80``, ``/path``, ``@name``).
-    ``file`` identifies the file of a unix socket, so that only that one is ever removed.
+    ``file`` identifies the file of a unix socket, so that only that one is ever removed. ``fresh``:
+    bound by this process. ``single``: shared by the workers, whatever their number.
     """
 
     option: str
@@ -44,10 +53,25 @@ class Bound:
     name: str
     sockets: tuple[socket.socket, ...]
     file: tuple[int, int, int] | None = None
+    fresh: bool = True
+    single: bool = False
 
-    def for_worker(self, index: int) -> socket.socket:
-        """Socket of worker ``index`` (0-based)."""
-        return self.sockets[index % len(self.sockets)]
+    def for_worker(self, index: int, workers: int) -> tuple[socket.socket, ...]:
+        """Sockets of worker ``index`` (0-based) of so many."""
+        if len(self.sockets) <= workers:
+            return (self.sockets[index % len(self.sockets)],)
+        return self.sockets[index::workers]
+
+    def handed(self) -> HandedSocket:
+        """For the next master."""
+        return HandedSocket(
+            self.name,
+            "stream",
+            [sock.fileno() for sock in self.sockets],
+            list(self.file) if self.file is not None else None,
+            self.endpoint.text,
+            self.single,
+        )
 
     def close(self) -> None:
         """Close this process's copies."""
@@ -64,12 +88,19 @@ class Bound:
 class Binder:
     """Binds the addresses of one instance; ``warn`` gets one line for each thing worth knowing.
 
-    All methods raise ``StartError`` with the option, its value and the reason.
+    ``inherited``: sockets of the master before, and those of systemd; what is there is not bound
+    anew. All methods raise ``StartError`` with the option, its value and the reason.
     """
 
-    def __init__(self, process: ProcessSettings, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        process: ProcessSettings,
+        warn: Callable[[str], None],
+        inherited: Inherited | None = None,
+    ) -> None:
         self._process = process
         self._warn = warn
+        self._inherited = inherited or Inherited()
         self._shared: list[Bound] = []
         self._taken: set[Endpoint] = set()
         self.bound: list[Bound] = []
@@ -102,15 +133,27 @@ class Binder:
         shared = self._shared[endpoint.number]
         return Bound(option, shared.endpoint, shared.name, shared.sockets)
 
+    def attach(
+        self, option: str, endpoint: Endpoint, sockets: Sequence[socket.socket]
+    ) -> list[Bound]:
+        """Take sockets that another instance has handed out, one address each."""
+        found = [
+            Bound(option, endpoint, socket_name(sock), (sock,), fresh=False, single=True)
+            for sock in sockets
+        ]
+        self.bound += found
+        return found
+
     def close(self) -> None:
         """Close this process's copies of everything bound."""
         for bound in self.bound:
             bound.close()
 
-    def vacuum(self) -> None:
-        """Remove the files of unix sockets that are still ours."""
+    def vacuum(self, *, fresh: bool = False) -> None:
+        """Remove the files of unix sockets that are still ours; ``fresh``: that we have bound."""
         for bound in self.bound:
-            bound.vacuum()
+            if bound.fresh or not fresh:
+                bound.vacuum()
 
     def _check_backlog(self) -> None:
         try:
@@ -118,53 +161,126 @@ class Binder:
                 most = int(file.read())
         except (OSError, ValueError):
             return
-        if self._process.listen > most:
-            self._warn(
-                f"listen = {self._process.listen}: the kernel cuts it to net.core.somaxconn"
-                f" ({most}); raise that, or lower listen"
-            )
+        if self._process.listen <= most:
+            return
+        reason = f"listen = {self._process.listen}: more than net.core.somaxconn ({most})"
+        if self._process.listen != ProcessSettings().listen:
+            raise StartError(f"{reason}; raise that, or lower listen")
+        self._warn(f"{reason}, to which the kernel cuts it")
 
     def _bind(self, option: str, endpoint: Endpoint, workers: int, *, defer: bool) -> Bound:
         try:
-            if endpoint.kind == "tcp":
-                sockets = self._tcp(endpoint, workers, defer=defer)
-            elif endpoint.kind == "fd":
-                sockets = [_adopt(endpoint.number)]
-            else:
-                sockets = [self._unix(endpoint)]
+            bound = self._taken_over(option, endpoint, workers, defer=defer)
+            if bound is None:
+                bound = self._bound_anew(option, endpoint, workers, defer=defer)
         except OSError as error:
             raise _failure(option, endpoint, explain(error)) from None
-        file = identity(endpoint.path) if endpoint.kind == "unix" else None
-        bound = Bound(option, endpoint, socket_name(sockets[0]), tuple(sockets), file)
         self.bound.append(bound)
         return bound
+
+    def _bound_anew(
+        self, option: str, endpoint: Endpoint, workers: int, *, defer: bool
+    ) -> Bound:
+        if endpoint.kind == "tcp":
+            sockets = self._tcp(endpoint, workers, defer=defer)
+        elif endpoint.kind == "fd":
+            sockets = [_adopt(endpoint.number)]
+        else:
+            sockets = [self._unix(endpoint)]
+        file = identity(endpoint.path) if endpoint.kind == "unix" else None
+        single = endpoint.kind != "tcp"
+        name = socket_name(sockets[0])
+        return Bound(
+            option, endpoint, name, tuple(sockets), file, endpoint.kind != "fd", single
+        )
+
+    # -- what is there already -----------------------------------------------------------------
+
+    def _taken_over(
+        self, option: str, endpoint: Endpoint, workers: int, *, defer: bool
+    ) -> Bound | None:
+        handed = self._inherited.take(endpoint, "stream", self._wanted_name(endpoint))
+        if handed is None:
+            return None
+        sockets = [_adopt(fd) for fd in handed.fds]
+        file = (handed.file[0], handed.file[1], handed.file[2]) if handed.file else None
+        if not self._inherited.rehearsal:
+            for sock in sockets:
+                self._tune(sock, defer=defer)
+                sock.listen(self._process.listen)
+            if file is not None and endpoint.kind == "unix":
+                self._give_away(endpoint.path)
+        if not handed.single and endpoint.kind == "tcp" and len(sockets) < workers:
+            sockets += self._more(sockets, workers - len(sockets), defer=defer)
+        name = socket_name(sockets[0])
+        return Bound(option, endpoint, name, tuple(sockets), file, False, handed.single)
+
+    def _wanted_name(self, endpoint: Endpoint) -> str:
+        """The name that a socket of this address has once it is bound; "" if nobody can know."""
+        if endpoint.kind == "tcp" and endpoint.port:
+            family, address = _resolve(endpoint.host, endpoint.port)
+            host = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
+            return f"{host}:{address[1]}"
+        return f"@{endpoint.path}" if endpoint.kind == "abstract" else ""
+
+    def _more(
+        self, sockets: Sequence[socket.socket], count: int, *, defer: bool
+    ) -> list[socket.socket]:
+        """Further sockets of an address; it may have been bound for one worker alone."""
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        first = sockets[0]
+        return self._row(first.family, first.getsockname(), count, reuse_port=True, defer=defer)
+
+    # -- making --------------------------------------------------------------------------------
 
     def _tcp(self, endpoint: Endpoint, workers: int, *, defer: bool) -> list[socket.socket]:
         family, address = _resolve(endpoint.host, endpoint.port)
         several = workers > 1
+        if several and not self._process.reuse_port and endpoint.port != 0:
+            # SO_REUSEPORT lets us join whatever other instance of the same user has the
+            # address with it too, and takes half of its connections: look without it first.
+            with self._tcp_socket(family, reuse_port=False) as probe:
+                probe.bind(address)
+        reuse_port = several or self._process.reuse_port
+        return self._row(family, address, max(workers, 1), reuse_port=reuse_port, defer=defer)
+
+    def _row(
+        self, family: int, address: tuple[Any, ...], count: int, *, reuse_port: bool, defer: bool
+    ) -> list[socket.socket]:
+        """So many sockets of one address."""
         sockets: list[socket.socket] = []
         try:
-            if several and not self._process.reuse_port and endpoint.port != 0:
-                # SO_REUSEPORT lets us join whatever other instance of the same user has the
-                # address with it too, and takes half of its connections: look without it first.
-                with self._tcp_socket(family, reuse_port=False) as probe:
-                    probe.bind(address)
-            for _ in range(max(workers, 1)):
-                sock = self._tcp_socket(family, reuse_port=several or self._process.reuse_port)
+            for _ in range(count):
+                sock = self._tcp_socket(family, reuse_port=reuse_port)
                 sockets.append(sock)
                 sock.bind(address)
                 # Port 0: the kernel chose one, and the others take the same.
                 address = sock.getsockname()
-                if defer and self._process.defer_accept > 0:
-                    sock.setsockopt(
-                        socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, self._process.defer_accept
-                    )
+                self._tune(sock, defer=defer)
                 sock.listen(self._process.listen)
         except OSError:
             for sock in sockets:
                 sock.close()
             raise
         return sockets
+
+    def _tune(self, sock: socket.socket, *, defer: bool) -> None:
+        """What may change with the configuration; accepted sockets inherit it."""
+        process = self._process
+        for option, size in (
+            (socket.SO_SNDBUF, process.send_buffer),
+            (socket.SO_RCVBUF, process.receive_buffer),
+        ):
+            if size:
+                sock.setsockopt(socket.SOL_SOCKET, option, size)
+        if sock.family == socket.AF_UNIX:
+            return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, process.keepalive_probes)
+        defer_accept = process.defer_accept if defer else 0
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, defer_accept)
+        if process.fast_open:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, process.fast_open)
 
     def _tcp_socket(self, family: int, *, reuse_port: bool) -> socket.socket:
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -190,14 +306,20 @@ class Binder:
             else:
                 remove_stale(endpoint.path, socket.SOCK_STREAM)
                 sock.bind(endpoint.path)
-                if self._process.chmod_socket is not None:
-                    # Before listen: until then nobody gets in with the mode of the umask.
-                    os.chmod(endpoint.path, self._process.chmod_socket)
+                # Before listen: until then nobody gets in with the mode of the umask.
+                self._give_away(endpoint.path)
+            self._tune(sock, defer=False)
             sock.listen(self._process.listen)
         except OSError:
             sock.close()
             raise
         return sock
+
+    def _give_away(self, path: str) -> None:
+        if self._process.chown_socket is not None:
+            os.chown(path, *self._process.chown_socket, follow_symlinks=False)
+        if self._process.chmod_socket is not None:
+            os.chmod(path, self._process.chmod_socket)
 
 
 def abstract_address(name: str) -> bytes:

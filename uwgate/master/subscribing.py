@@ -6,8 +6,10 @@ gathered over one round of the loop; a new worker inherits the table with the fo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
+import os
 import secrets
 import selectors
 import time
@@ -16,15 +18,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from uwgate.config.addresses import local_addresses
 from uwgate.config.settings import AnnounceSettings, RouterSubscriptions, SubscriptionSettings
 from uwgate.master.errors import StartError, explain
+from uwgate.master.handover import HandedSocket, adopt
+from uwgate.master.inherited import Inherited
 from uwgate.master.logs import MainLog
 from uwgate.master.loop import Loop
 from uwgate.subscriptions.admission import Registry
 from uwgate.subscriptions.lookup import Lookups
 from uwgate.subscriptions.notify import Acknowledger
 from uwgate.subscriptions.resubscribe import Resubscriber
-from uwgate.subscriptions.server import DatagramServer
-from uwgate.subscriptions.state import State, StateError, StateKeeper, load, save
-from uwgate.subscriptions.table import Change
+from uwgate.subscriptions.server import DatagramServer, wanted_name
+from uwgate.subscriptions.state import (
+    Floor,
+    State,
+    StateError,
+    StateKeeper,
+    load,
+    read,
+    save,
+    write,
+)
+from uwgate.subscriptions.table import Change, Table
 
 Publish = Callable[[str, list[Change]], None]
 """Sends changes to the workers of a gateway."""
@@ -47,6 +60,7 @@ class GatewaySubscriptions(Registry):
         announce: AnnounceSettings,
         mode: int | None,
         lookups: Lookups,
+        inherited: Inherited,
     ) -> None:
         self.changes: list[Change] = []
         self.listener = ""  # the name of the first traffic listener
@@ -66,6 +80,7 @@ class GatewaySubscriptions(Registry):
         common = settings.common
         for endpoint in settings.servers:
             try:
+                handed = inherited.take(endpoint, "dgram", wanted_name(endpoint))
                 server = DatagramServer(
                     endpoint,
                     self.receive,
@@ -73,6 +88,7 @@ class GatewaySubscriptions(Registry):
                     max_rate=common.max_rate,
                     mode=mode,
                     crash=log.crash,
+                    inherited=adopt(handed.fds[0]) if handed is not None else None,
                 )
             except OSError as error:
                 self.close()
@@ -131,6 +147,11 @@ class GatewaySubscriptions(Registry):
         if self.resubscriber is not None:
             self.resubscriber.withdraw_all()
 
+    def let_go(self) -> None:
+        """Close our copies of the sockets, as if we had never been."""
+        for server in self.sockets:
+            server.close()
+
     def close(self) -> None:
         """Tell other routers that we are gone, and close the sockets."""
         if self.resubscriber is not None:
@@ -146,8 +167,8 @@ class Subscriptions:
     """All registries of an instance. To be made before privileges are dropped: it binds.
 
     ``gateways``: by name. ``mode``: permission bits of unix sockets. ``uid``: whom the master will
-    be when it writes the state, if it is root now. StartError with the option and
-    the reason.
+    be when it writes the state, if it is root now. ``inherited``: sockets of the master before,
+    ``handed``: descriptor of its tables. StartError with the option and the reason.
     """
 
     def __init__(
@@ -161,6 +182,8 @@ class Subscriptions:
         *,
         mode: int | None = None,
         uid: int | None = None,
+        inherited: Inherited | None = None,
+        handed: int | None = None,
     ) -> None:
         self._uid = uid
         self._loop = loop
@@ -171,6 +194,7 @@ class Subscriptions:
         # A name server that is away must not stop the loop.
         self._lookups = Lookups(loop.selector, log.line, _nothing)
         self._flushing = False
+        self._frozen = False
         self._thawed = 0  # members at the last freeze
         self._next_second = 0.0
         self._keeper: StateKeeper | None = None
@@ -178,12 +202,15 @@ class Subscriptions:
         try:
             for name, router in wanted.items():
                 self.gateways[name] = GatewaySubscriptions(
-                    name, router, log, self._acknowledger, announce, mode, self._lookups
-                )
+                    name, router, log, self._acknowledger, announce, mode, self._lookups,
+                    inherited or Inherited(),
+                )  # fmt: skip
         except StartError:
             self.close(save_state=False)
             raise
-        if settings.state:
+        if handed is not None:
+            self._take_over(handed)
+        elif settings.state:
             self._restore()
 
     # --- life ---------------------------------------------------------------------------------
@@ -205,12 +232,57 @@ class Subscriptions:
                     f"uwgate {gateway.name} subscription server on {server.name}"
                     f" fd {server.fileno()}"
                 )
-                self._loop.selector.register(
-                    server, selectors.EVENT_READ, functools.partial(self._readable, server)
-                )
+        self._listen()
         if self._settings.state:
             self._keeper = StateKeeper(self._settings.state, self._save, self._log.line)
         self._tick()
+
+    def freeze(self) -> None:
+        """Another instance hears the nodes now, on the same sockets: nothing comes or expires."""
+        self._frozen = True
+        for gateway in self.gateways.values():
+            for server in gateway.sockets:
+                with contextlib.suppress(KeyError, ValueError):
+                    self._loop.selector.unregister(server)
+
+    def thaw(self) -> None:
+        """The other instance has ended: hear again; nobody is late yet."""
+        if not self._frozen:
+            return
+        self._frozen = False
+        now = int(time.monotonic())
+        for gateway in self.gateways.values():
+            for member in gateway.table:
+                member.seen = now
+        self._listen()
+
+    def sockets(self) -> list[HandedSocket]:
+        """Those of all servers, for the next master."""
+        return [
+            HandedSocket(
+                server.name, "dgram", [server.fileno()], list(server.file) if server.file else None
+            )
+            for gateway in self.gateways.values()
+            for server in gateway.sockets
+        ]
+
+    def written(self) -> int:
+        """The tables, as a file in memory, for the next master -> its descriptor."""
+        descriptor = os.memfd_create("uwgate-subscriptions", os.MFD_CLOEXEC)
+        try:
+            with open(descriptor, "w", encoding="ascii", newline="\n", closefd=False) as file:
+                write(file, *self._tables(), time.monotonic())
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def let_go(self) -> None:
+        """This was a rehearsal."""
+        for gateway in self.gateways.values():
+            gateway.let_go()
+        self._acknowledger.close()
+        self._lookups.close()
 
     def retire(self) -> None:
         """The instance ends: other routers have to know before its sockets are closed."""
@@ -226,6 +298,13 @@ class Subscriptions:
             self._keeper.finish()
         self._acknowledger.close()
         self._lookups.close()
+
+    def _listen(self) -> None:
+        for gateway in self.gateways.values():
+            for server in gateway.sockets:
+                self._loop.selector.register(
+                    server, selectors.EVENT_READ, functools.partial(self._readable, server)
+                )
 
     # --- receiving ----------------------------------------------------------------------------
 
@@ -268,7 +347,8 @@ class Subscriptions:
         if second:
             self._next_second = now + _TICK - _SOON
         for gateway in self.gateways.values():
-            more = gateway.tick(now) or more
+            if not self._frozen:
+                more = gateway.tick(now) or more
             members += gateway.table.members
             if second:
                 gateway.count_unread()
@@ -302,9 +382,22 @@ class Subscriptions:
         if state is None:
             return
         for name, gateway in self.gateways.items():
-            self._fill(gateway, name, state)
+            self._fill(gateway, name, state, f" ({self._settings.state})")
 
-    def _fill(self, gateway: GatewaySubscriptions, name: str, state: State) -> None:
+    def _take_over(self, descriptor: int) -> None:
+        try:
+            # Not from where the offset is: a rehearsal, which shares it, has read as well.
+            with open(f"/proc/self/fd/{descriptor}", "rb") as file:
+                state = read(file)
+        except (StateError, OSError) as error:
+            self._log.line(f"subscriptions of the master before are lost: {error}")
+            return
+        finally:
+            os.close(descriptor)
+        for name, gateway in self.gateways.items():
+            self._fill(gateway, name, state, "")
+
+    def _fill(self, gateway: GatewaySubscriptions, name: str, state: State, source: str) -> None:
         table = state.tables.get(name)
         if table is None:
             return
@@ -316,13 +409,16 @@ class Subscriptions:
         age = max(0, int(time.time() - state.saved))
         self._log.line(
             f"uwgate {name}: {table.members} nodes of {len(table.slots)} keys"
-            f" as they were {age} s ago ({self._settings.state})"
+            f" as they were {age} s ago{source}"
         )
 
     def _save(self) -> None:
+        save(self._settings.state, *self._tables(), time.monotonic())
+
+    def _tables(self) -> tuple[dict[str, Table], dict[str, list[Floor]]]:
         tables = {name: gateway.table for name, gateway in self.gateways.items()}
-        floors = {name: gateway.departed.entries() for name, gateway in self.gateways.items()}
-        save(self._settings.state, tables, floors, time.monotonic())
+        floors = {name: list(gateway.departed.entries()) for name, gateway in self.gateways.items()}
+        return tables, floors
 
 
 def _spellings(name: str) -> list[str]:

@@ -6,31 +6,36 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import selectors
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from uwgate import __version__
-from uwgate.config.settings import ListenerSettings, Settings
-from uwgate.master import privileges, signals
-from uwgate.master.announcing import Announcing, placed
+from uwgate.config.settings import Settings
+from uwgate.master import handover, privileges, rehearsing
 from uwgate.master.control import Message
-from uwgate.master.crew import EXIT_OK, Crew
-from uwgate.master.errors import StartError, explain
+from uwgate.master.daemon import log_file
+from uwgate.master.errors import StartError
 from uwgate.master.gateways import FACTORIES, Plan, plans
-from uwgate.master.logs import MainLog, complain, create_log, occupy_standard_streams
-from uwgate.master.loop import Loop
-from uwgate.master.pidfile import PidFile
-from uwgate.master.slots import Generation, make_slots
-from uwgate.master.sockets import Binder, Bound
-from uwgate.master.subscribing import Subscriptions, registries
-from uwgate.master.tls import Tls
+from uwgate.master.guardian import Pledge
+from uwgate.master.handover import Handover, HandoverError
+from uwgate.master.instance import Instance
+from uwgate.master.logs import MainLog, complain, occupy_standard_streams
+from uwgate.master.orders import Orders, Report
+from uwgate.master.overview import listeners, stats_line, workers_status
+from uwgate.master.rehearsal import Program
+from uwgate.master.rehearsal import spawn as spawn_program
+from uwgate.master.reload import Order, Reloading
+from uwgate.master.subscribing import registries
 from uwgate.master.worker import GatewayFactory
-from uwgate.observe.server import StatsServer
-from uwgate.observe.stats import StatsFacts
+from uwgate.observe.backlog import queues
+from uwgate.observe.counters import Totals
+from uwgate.observe.stats import render_json
+from uwgate.observe.subscriptions import tables
 
+EXIT_OK = 0
 EXIT_CONFIGURATION = 1
 
 # Seconds on top of the drain timeout, for a worker's own clean-up, before it is killed.
@@ -39,209 +44,103 @@ _DRAIN_SLACK = 2.0
 _STOP_PATIENCE = 1.0
 # Signals closer together than this are one: Ctrl-C under make or timeout(1) arrives twice.
 _ONE_SIGNAL = 0.1
-_STATS_TICK = 0.2
 
 
-def run(settings: Settings, factories: Mapping[str, GatewayFactory] = FACTORIES) -> int:
+def run(
+    settings: Settings,
+    factories: Mapping[str, GatewayFactory] = FACTORIES,
+    pledge: Pledge | None = None,
+) -> int:
     """Run an instance until it is told to stop; the exit code.
 
     0: stopped as asked; 1: the configuration cannot be put to work (one line on standard error);
     3: no worker could start (the log says why). ``factories``: gateway name -> its constructor.
+    ``pledge``: of a master that has executed itself anew; if it is still open in the end, this one
+    has failed, and has let go of everything but the processes before it.
     """
     occupy_standard_streams()
+    program = Program()
     try:
+        handed = handover.take(os.environ)
         gateways = plans(settings, factories)
-        log = MainLog(settings.process.log_file)
-    except StartError as error:
+        if handed is not None and handed.mode == "rehearse":
+            rehearsing.rehearse(settings, {plan.name: plan for plan in gateways}, handed)
+            return EXIT_OK
+        log = MainLog(
+            log_file(settings.process),
+            settings.main_log,
+            handed=handed.parts.get("log") if handed is not None else None,
+        )
+    except (StartError, HandoverError) as error:
         complain(str(error))
+        if pledge is not None:
+            pledge.reason = str(error)
         return EXIT_CONFIGURATION
-    supervisor = Supervisor(settings, log, gateways)
+    supervisor = Supervisor(settings, log, gateways, program, handed, pledge)
+    code = EXIT_CONFIGURATION
     try:
         supervisor.start()
-        return supervisor.serve()
+        code = supervisor.serve()
     except StartError as error:
         complain(str(error))
-        if settings.process.log_file:
+        if pledge is not None:
+            pledge.reason = str(error)
+        if log.path:
             log.line(str(error))
-        return EXIT_CONFIGURATION
     except Exception as error:
         log.crash("the master failed", error)
-        return EXIT_CONFIGURATION
     finally:
-        supervisor.close()
+        supervisor.close(code)
         log.close()
+    return code
 
 
-class Supervisor:
-    """One instance. ``start`` raises ``StartError``; ``serve`` returns the exit code."""
+class Supervisor(Instance):
+    """An instance that obeys: the `Orders` of signals, the FIFO, the control socket and touched
+    files."""
 
-    def __init__(self, settings: Settings, log: MainLog, gateways: list[Plan]) -> None:
-        self._settings = settings
-        self._log = log
-        self._plans = {plan.name: plan for plan in gateways}
-        self._loop = Loop(log)
-        self._signals = signals.SignalPipe()
-        self._binder = Binder(settings.process, log.line)
-        self._traffic: list[Bound] = []
-        self._listening: list[tuple[str, Bound]] = []  # gateway, address
-        self._encrypted: list[Bound] = []  # of those the ones with TLS
-        self._announcing: Announcing | None = None
-        self._pidfile = PidFile(settings.process.pidfile)
-        self._generation = Generation(1, settings, [])
-        self._crew = Crew(self._loop, log, self._plans, self._generation)
-        self._tls = Tls(settings, self._loop, log)
-        self._stats: StatsServer | None = None
-        self._subscriptions: Subscriptions | None = None
-        self._started = time.time()
-        self._stopping = ""  # "", "draining", "cutting"
+    def __init__(
+        self,
+        settings: Settings,
+        log: MainLog,
+        gateways: list[Plan],
+        program: Program | None = None,
+        handed: Handover | None = None,
+        pledge: Pledge | None = None,
+    ) -> None:
+        super().__init__(settings, log, gateways, handed, pledge)
+        self._program = program or Program()
+        self._reloading = Reloading(
+            self._loop, log, self._program, self._gather, self._not_reloaded, self._resumed
+        )
+        self._stopping = ""  # "", "leaving" (not ready, but accepting), "draining", "cutting"
         self._last_stop = 0.0
 
-    # -- start ---------------------------------------------------------------------------------
+    @property
+    def _orders(self) -> Orders:
+        return self
 
-    def start(self) -> None:
-        """Everything that may fail for the operator's eyes, then the first workers."""
-        process = self._settings.process
-        self._loop.selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
-        privileges.set_name(process.procname)
-        self._log.line(f"*** starting uwgate {__version__} (pid {os.getpid()}) ***")
-        self._pidfile.check()
-        self._settle()
-        self._bind()
-        self._prepare_tls()
-        self._subscribe()
-        self._listen_for_stats()
-        self._prepare_announcing()
-        self._create_logs()
-        self._pidfile.write()
-        self._drop_privileges()
-        if self._subscriptions is not None:
-            self._subscriptions.start()
-        self._tls.start()
-        self._crew.start()
-        if self._announcing is not None:
-            self._announcing.start()
-
-    def _settle(self) -> None:
-        # After the log and the pidfile got their names, before the sockets: as in uWSGI.
-        process = self._settings.process
-        if process.umask is not None:
-            os.umask(process.umask)
-        if process.chdir:
-            try:
-                os.chdir(process.chdir)
-            except OSError as error:
-                raise StartError(f"chdir = {process.chdir}: {explain(error)}") from None
-
-    def _bind(self) -> None:
-        most = max(plan.workers for plan in self._plans.values())
-        self._binder.bind_shared(most)
-        slots = self._generation.slots
-        for plan in self._plans.values():
-            listening = []
-            for listener in plan.listeners:
-                word = _option_of(plan.name, listener)
-                bound = self._binder.listen(word, listener.endpoint, plan.workers)
-                listening.append((listener, bound))
-                self._listening.append((plan.name, bound))
-                if listener.tls is not None:
-                    self._encrypted.append(bound)
-                numbers = ", ".join(str(sock.fileno()) for sock in bound.sockets)
-                self._log.line(f"uwgate {word} bound on {bound.name} fd {numbers}")
-            slots += make_slots(plan.name, plan.workers, listening, len(slots) + 1)
-        self._traffic = list(self._binder.bound)
-
-    def _prepare_tls(self) -> None:
-        """While keys may still be read, make what the workers share."""
-        self._tls.prepare()
-        self._crew.terminators = self._tls.terminators
-        self._crew.caches = tuple(self._tls.caches.values())
-        self._crew.senders = self._tls.senders
-
-    def _subscribe(self) -> None:
-        """Bind the subscription servers, and read what is left of the last run."""
-        settings = self._settings
-        wanted = {
-            name: plan.subscriptions
-            for name, plan in self._plans.items()
-            if plan.subscriptions is not None
-        }
-        if not wanted:
-            return
-        self._subscriptions = Subscriptions(
-            wanted,
-            settings.subscriptions,
-            settings.announce,
-            self._loop,
-            self._log,
-            self._crew.publish,
-            mode=settings.process.chmod_socket,
-            uid=settings.process.uid,
-        )
-        for name in wanted:
-            names = [bound.name for gateway, bound in self._listening if gateway == name]
-            self._subscriptions.listens(name, names)
-        self._crew.subscriptions = self._subscriptions.gateways
-
-    def _listen_for_stats(self) -> None:
-        process = self._settings.process
-        if process.stats is None:
-            return
-        # Clients of a stats socket need not say a word, so acceptance must not wait for one.
-        bound = self._binder.listen("http-stats", process.stats, 1, defer=False)
-        self._log.line(f"uwgate stats on {bound.name} fd {bound.sockets[0].fileno()}")
-        facts = StatsFacts(
-            started=self._started,
-            not_ready=self._not_ready,
-            sockets=lambda: [sock for bound in self._traffic for sock in bound.sockets],
-            minified=process.stats_minified,
-            http=process.stats_http,
-            subscriptions=lambda: registries(self._subscriptions),
-            caches=self._tls.snapshot,
-            https=frozenset(bound.name for bound in self._encrypted),
-        )
-        self._stats = StatsServer(
-            bound.sockets[0],
-            self._loop.selector,
-            self._crew.collector.collect,
-            facts,
-            ledger=self._crew.ledger,
-        )
-
-    def _prepare_announcing(self) -> None:
-        settings = self._settings.announce
-        if not settings.entries and not settings.notify_socket:
-            return
-        shared = [bound for bound in self._traffic if bound.option.endswith("shared-socket")]
-        self._announcing = Announcing(
-            placed(settings, self._listening, shared),
-            self._loop,
-            self._log,
-            cores=sum(plan.workers for plan in self._plans.values()),
-            mode=self._settings.process.chmod_socket,
-        )
-
-    def _create_logs(self) -> None:
-        """While it is still allowed: the workers will open it as somebody else."""
-        settings, process = self._settings, self._settings.process
-        if settings.request_log.enabled and settings.request_log.path:
-            plan = next(iter(self._plans.values()))
-            uid = process.uid if process.uid is not None else plan.uid
-            gid = process.gid if process.gid is not None else plan.gid
-            create_log(settings.request_log.path, uid, gid)
-
-    def _drop_privileges(self) -> None:
-        process = self._settings.process
-        privileges.drop(process.uid, process.gid)
-        if os.geteuid() != 0:
-            for plan in self._plans.values():
-                for kind, wanted, have in (
-                    ("uid", plan.uid, os.geteuid()),
-                    ("gid", plan.gid, os.getegid()),
-                ):
-                    if wanted not in (None, have):
-                        raise StartError(f"{plan.name}-{kind} = {wanted}: only root may change it")
-        elif any(plan.uid in (None, 0) for plan in self._plans.values()):
-            self._log.line("running as root: set uid and gid, or those of each gateway")
+    def _on_up(self) -> None:
+        """All workers serve."""
+        assembly = self._assembly
+        for name in assembly.inherited.close_rest(vacuum=self._settings.process.vacuum):
+            self._log.line(f"uwgate does not listen on {name} any more")
+        if assembly.announcing is not None:
+            assembly.announcing.start()
+        self._pidfiles.up()
+        if self._handed is not None and not self._handed.mode:
+            text = f"reloaded: uwgate {__version__} serves{_since(self._parts.get('asked'))}"
+            self._log.line(text)
+            again = self._parts.get("again")
+            if again:
+                # What had been read of the configuration by then may have changed since.
+                self._reloading.order(Order(str(again)), wait=True)
+            elif self._control is not None:
+                for report in self._control.waiters:
+                    report.done(0, text)
+        self._notifier.ready(f"uwgate {__version__} is ready")
+        self._background.ready()
+        self._reloading.go_on()
 
     # -- signals -------------------------------------------------------------------------------
 
@@ -251,36 +150,214 @@ class Supervisor:
 
     def _on_signal(self, number: signal.Signals) -> None:
         if number is signal.SIGCHLD:
-            self._crew.reap()
+            self._crew.reap(self._reaped)
         elif number in (signal.SIGTERM, signal.SIGINT):
             self._asked_to_stop(number.name)
         elif number is signal.SIGQUIT:
-            self._cut(number.name)
+            self.stop_at_once(number.name)
+        elif number is signal.SIGHUP:
+            self.reload(number.name)
+        elif number is signal.SIGTSTP:
+            self.pause(number.name)
         elif number is signal.SIGUSR1:
-            self._reopen_logs()
-            self._crew.collector.collect(self._log_stats)
+            self.reopen_logs(number.name)
+            self.log_stats(number.name)
         else:
-            self._log.line(f"{number.name}: reload is not available in this version, ignored")
+            self._log.line(f"{number.name}: means nothing to uwgate, ignored")
 
-    def _reopen_logs(self) -> None:
+    def _reaped(self, pid: int, code: int) -> None:
+        """A child has ended that is no worker."""
+        if pid in self._forked:
+            self._forked.discard(pid)
+            self._log.line(f"the instance with pid {pid} has ended (exit code {code})")
+            if not self._forked and self._assembly.subscriptions is not None:
+                self._assembly.subscriptions.thaw()
+        elif self._watch is None or not self._watch.reaped(pid, code):
+            self._reloading.reaped(pid, code)
+
+    # -- reload --------------------------------------------------------------------------------
+
+    def reload(self, why: str, *, chain: bool = False, report: Report | None = None) -> None:
+        """See `Orders`."""
+        order = Order(why, chain, reports=[report] if report is not None else [])
+        if self._stopping:
+            order.done(1, "the instance ends")
+            return
+        if self._settings.life.exit_on_reload:
+            self._log.line(f"{why}: exit-on-reload")
+            order.done(0, "exit-on-reload: the instance ends")
+            self.stop(why)
+            return
+        if not self._reloading.busy:
+            self._notifier.reloading()
+        self._reloading.order(order, wait=not self._succession.secured)
+
+    def fork_master(self, why: str) -> None:
+        """See `Orders`."""
+        if self._stopping:
+            return
+        given = self._gather("fork", Order(why))
+        try:
+            pid = spawn_program(self._program, given, "fork", self._reloads + 1)
+        except OSError as error:
+            self._log.line(f"{why}: no other instance: {error.strerror}")
+            return
+        finally:
+            for fd in given.made:
+                os.close(fd)
+        self._forked.add(pid)
+        if self._assembly.subscriptions is not None:
+            self._assembly.subscriptions.freeze()
+        self._log.line(f"{why}: another instance beside this one (pid: {pid})")
+
+    def _not_reloaded(self, reason: str) -> None:
+        self._notifier.ready(f"reload failed: {reason}")
+        if self._assembly.announcing is not None:
+            self._assembly.announcing.start()
+
+    def _resumed(self, orphaned: bool) -> None:
+        """This process is the guardian, and the master from now on."""
+        self._crew.disown()
+        if self._fifos is not None:
+            self._fifos.renew()
+        privileges.set_name(self._settings.process.procname)
+        if orphaned:
+            self._log.line(f"the master is pid {os.getpid()} from now on")
+            self._pidfiles.rewrite()
+            self._notifier.main_pid(os.getpid())
+
+    # -- other orders --------------------------------------------------------------------------
+
+    def reload_workers(self, why: str, *, brutal: bool = False) -> None:
+        """See `Orders`."""
+        if self._stopping or self._succession.open:
+            self._log.line(f"{why}: not now")
+            return
+        self._log.line(f"{why}: fresh workers{', at once' if brutal else ''}")
+        for slot in self._crew.slots_of_now:
+            self._crew.renew(slot, brutal=brutal)
+
+    def pause(self, why: str) -> None:
+        """See `Orders`."""
+        if self._stopping:
+            return
+        on = not self._crew.paused
+        self._log.line(f"{why}: {'paused, no connection is accepted' if on else 'accepting again'}")
+        self._crew.pause(on)
+        if self._cheap.on and on:
+            self._cheap.leave()
+            self._cheap.on = True
+        elif self._cheap.on:
+            self._cheap.enter()
+        announcing = self._assembly.announcing
+        if announcing is not None:
+            (announcing.stop if on else announcing.start)()
+        self._notifier.status("paused" if on else f"uwgate {__version__} is ready")
+
+    def go_cheap(self, why: str) -> None:
+        """See `Orders`."""
+        if self._stopping or self._cheap.on or self._succession.open:
+            return
+        self._log.line(f"{why}: cheap, no worker before the next connection")
+        self._crew.empty()
+        self._cheap.enter()
+
+    def _on_connection(self) -> None:
+        self._log.line("somebody has connected: leaving cheap mode")
+        self._crew.start()
+
+    def _on_idle(self) -> None:
+        seconds = self._settings.life.idle
+        if self._settings.life.die_on_idle:
+            self._drain(f"no request for {seconds:g} s (die-on-idle)")
+        else:
+            self.go_cheap(f"no request for {seconds:g} s")
+
+    def toggle_subscriptions(self, why: str) -> None:
+        """See `Orders`."""
+        if self._assembly.announcing is None:
+            self._log.line(f"{why}: nothing is announced")
+        elif self._assembly.announcing.toggle():
+            self._log.line(f"{why}: announcements are blocked")
+        else:
+            self._log.line(f"{why}: announcing again")
+
+    def log_stats(self, why: str) -> None:
+        """See `Orders`."""
+        self._totals(lambda totals: self._log.line(stats_line(totals)))
+
+    def reopen_logs(self, why: str) -> None:
+        """See `Orders`."""
         self._log.reopen()
         self._crew.tell({"type": "reopen"})
 
-    def _log_stats(self, snapshots: list[Message]) -> None:
-        totals = self._crew.ledger.totals(snapshots)
-        states = [worker.status for worker in totals.workers]
-        counters = totals.sums.counters
-        numbers = ", ".join(
-            f"{name} {counters.get(name, 0)}"
-            for name in ("connections", "active_requests", "accepted", "requests", "rx", "tx")
-        )
-        if totals.sums.tls is not None:
-            full, resumed = totals.sums.handshakes, totals.sums.resumed
-            numbers += f", TLS {sum(full.values())} of which {sum(resumed.values())} resumed"
-        errors = sum(totals.sums.errors.values())
-        self._log.line(f"stats: workers {' '.join(states)}; {numbers}, errors {errors}")
+    def rotate_logs(self, why: str) -> None:
+        """See `Orders`."""
+        if self._log.rotate():
+            self._crew.tell({"type": "reopen"})
+
+    def write_pidfiles(self, why: str) -> None:
+        """See `Orders`."""
+        self._pidfiles.rewrite()
+
+    def status(self, answer: Callable[[dict[str, object]], None]) -> None:
+        """See `Orders`."""
+        self._totals(lambda totals: answer(self._status(totals)))
+
+    def _status(self, totals: Totals) -> dict[str, object]:
+        gateways = {slot.process.pid: slot.gateway for slot in self._crew.slots if slot.process}
+        names = [(gateway, bound.name) for gateway, bound in self._assembly.listening]
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "state": self._state(),
+            "started": self._started,
+            "reloads": self._reloads,
+            "workers": workers_status(totals, gateways),
+            "listeners": listeners(names),
+        }
+
+    def _state(self) -> str:
+        if self._stopping:
+            return "draining"
+        if self._reloading.busy or self._succession.open:
+            return "reloading"
+        if self._crew.paused:
+            return "paused"
+        return "cheap" if self._cheap.on else "running"
+
+    def stats(self, answer: Callable[[bytes], None]) -> None:
+        """See `Orders`."""
+        facts = self._stats_facts()
+
+        def render(totals: Totals) -> None:
+            waiting = queues(facts.sockets())
+            answer(b"".join(piece for piece in render_json(totals, waiting, facts) if piece))
+
+        self._totals(render)
+
+    def _totals(self, answer: Callable[[Totals], None]) -> None:
+        ledger, assembly = self._crew.ledger, self._assembly
+
+        def collected(snapshots: list[Message]) -> None:
+            answer(ledger.totals(snapshots, tables(registries(assembly.subscriptions))))
+
+        self._crew.collector.collect(collected)
 
     # -- the end -------------------------------------------------------------------------------
+
+    def stop(self, why: str, *, report: Report | None = None) -> None:
+        """See `Orders`."""
+        if report is not None:
+            report.line("draining")
+        self._drain(why)
+
+    def stop_at_once(self, why: str) -> None:
+        """See `Orders`."""
+        if self._stopping != "cutting":
+            self._log.line(f"{why} received: stopping at once")
+            self._end("cutting", {"type": "stop"})
+            self._loop.call_later(_STOP_PATIENCE, self._crew.kill_rest)
 
     def _asked_to_stop(self, why: str) -> None:
         now = time.monotonic()
@@ -288,73 +365,66 @@ class Supervisor:
             return
         self._last_stop = now
         if self._stopping:
-            self._cut(why)
+            self.stop_at_once(why)
         else:
             self._drain(why)
 
     def _drain(self, why: str) -> None:
-        patience = max(plan.drain_timeout for plan in self._plans.values())
+        if self._stopping:
+            return
+        delay = self._settings.life.drain_delay
+        if delay:
+            self._log.line(f"{why} received: not ready any more, draining in {delay:g} s")
+            self._stopping = "leaving"
+            self._say_goodbye()
+            self._loop.call_later(delay, functools.partial(self._really_drain, why))
+        else:
+            self._really_drain(why)
+
+    def _really_drain(self, why: str) -> None:
+        if self._stopping not in ("", "leaving"):
+            return
+        patience = max((plan.drain_timeout for plan in self._plans.values()), default=0.0)
         self._log.line(f"{why} received: draining, at most {patience:g} s (again: stop at once)")
-        self._end("draining", "drain")
+        order: Message = {"type": "drain"}
+        if self._forked:
+            # Another instance serves the same sockets: clients need not notice.
+            patience = self._settings.life.reload_mercy
+            order |= {"gently": True, "limit": patience}
+        self._end("draining", order)
         self._loop.call_later(patience + _DRAIN_SLACK, self._crew.kill_rest)
 
-    def _cut(self, why: str) -> None:
-        if self._stopping != "cutting":
-            self._log.line(f"{why} received: stopping at once")
-            self._end("cutting", "stop")
-            self._loop.call_later(_STOP_PATIENCE, self._crew.kill_rest)
+    def _say_goodbye(self) -> None:
+        """Nobody shall come any more."""
+        self._notifier.stopping()
+        if self._assembly.subscriptions is not None and not self._forked:
+            self._assembly.subscriptions.retire()
+        if self._assembly.announcing is not None and not self._forked:
+            self._assembly.announcing.stop()
 
-    def _end(self, state: str, order: str) -> None:
+    def _end(self, state: str, order: Message) -> None:
         self._stopping = state
-        if self._subscriptions is not None:
-            self._subscriptions.retire()
-        if self._announcing is not None:
-            self._announcing.stop()  # first of all: nobody shall come any more
-        self._crew.leave({"type": order})
+        self._succession.secure()
+        self._reloading.cancel()
+        if self._limits is not None:
+            self._limits.stop()
+        self._cheap.leave()
+        self._say_goodbye()
+        self._crew.leave(order)
         # The workers have their own copies; with ours gone an address is free, and connections
         # to it are refused, as soon as its worker stops accepting.
-        for bound in self._traffic:
+        for bound in self._assembly.traffic:
             bound.close()
 
     def _not_ready(self) -> str:
         if self._stopping:
             return "draining"
-        return "" if self._crew.accepting else "no worker"
-
-    # -- serve and close -----------------------------------------------------------------------
-
-    def serve(self) -> int:
-        """Handle events until it is over."""
-        while self._crew.exit is None:
-            if self._stats is not None and self._stats.active:
-                self._loop.run_once(_STATS_TICK)
-                self._stats.tick()
-            else:
-                self._loop.run_once()
-        if self._crew.exit == EXIT_OK:
-            self._log.line("goodbye to uwgate.")
-        return self._crew.exit
-
-    def close(self) -> None:
-        """Leave nothing behind: no child, no file of ours, no descriptor."""
-        if self._announcing is not None:
-            self._announcing.close()
-        self._crew.close()
-        if self._subscriptions is not None:
-            self._subscriptions.close()
-        self._tls.close()
-        if self._stats is not None:
-            self._stats.close()
-        if self._settings.process.vacuum:
-            self._binder.vacuum()
-        self._binder.close()
-        self._pidfile.remove()
-        self._signals.close()
-        self._loop.close()
+        if self._crew.paused:
+            return "paused"
+        return "" if self._crew.accepting or self._cheap.on else "no worker"
 
 
-def _option_of(gateway: str, listener: ListenerSettings) -> str:
-    """The option that asks for such a listener."""
-    if listener.tls is not None:
-        return "https"
-    return "http-to-https" if listener.redirect is not None else gateway
+def _since(asked: object) -> str:
+    if not isinstance(asked, (int, float)):
+        return ""
+    return f" ({time.monotonic() - asked:.2f} s after the order)"

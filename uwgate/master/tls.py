@@ -9,13 +9,16 @@ from __future__ import annotations
 import functools
 import selectors
 import ssl
+import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from uwgate.config.settings import HttpSettings, Settings
 from uwgate.config.settings_tls import CacheSettings, TlsSettings
 from uwgate.config.tls_values import is_store
 from uwgate.master.errors import StartError, explain
+from uwgate.master.handover import HandedSocket, adopt
+from uwgate.master.inherited import Inherited
 from uwgate.master.logs import MainLog
 from uwgate.master.loop import Loop
 from uwgate.observe.stats import Cache
@@ -36,12 +39,23 @@ _GRACE = 3.0  # seconds for which a ticket key is good beyond the life of its ti
 
 class Tls:
     """``caches``: all of the configuration, by name; ``senders``: of those with other machines to
-    tell, which workers do. ``terminators``: by gateway. All made by ``prepare``."""
+    tell, which workers do. ``terminators``: by gateway. All made by ``prepare``.
 
-    def __init__(self, settings: Settings, loop: Loop, log: MainLog) -> None:
+    ``handed``: what `handed` of the master before said; ``inherited``: the sockets that it had."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        loop: Loop,
+        log: MainLog,
+        handed: Mapping[str, Any] | None = None,
+        inherited: Inherited | None = None,
+    ) -> None:
         self._settings = settings
         self._loop = loop
         self._log = log
+        self._handed: Mapping[str, Any] = handed or {}
+        self._inherited = inherited or Inherited()
         self._tickets: TicketKeys | None = None
         self._receivers: dict[str, list[SyncReceiver]] = {}
         self.caches: dict[str, SharedCache] = {}
@@ -68,18 +82,22 @@ class Tls:
 
         name = settings.name
         try:
-            cache = self.caches[name] = SharedCache(settings)
+            handed = self._handed.get("caches", {}).get(name)
+            cache = self.caches[name] = SharedCache(settings, handed)
         except (OSError, ValueError, OverflowError) as error:
             reason = explain(error) if isinstance(error, OSError) else str(error)
             raise StartError(f"cache {name}: no memory for it: {reason}") from None
-        self._log.line(f"cache {name}: {settings.items} items of {settings.blocksize} bytes")
+        kept = ", kept" if cache.inherited else ""
+        self._log.line(f"cache {name}: {settings.items} items of {settings.blocksize} bytes{kept}")
         if settings.nodes:
             self.senders[name] = SyncSender(settings, self._log.line)
         self._receivers[name] = receivers = []
         for address in settings.udp:
             apply = functools.partial(_apply, cache)
+            found = self._inherited.take_all(_text(name, address))
             try:
-                receiver = SyncReceiver(address, settings, apply, self._log.line)
+                sock = adopt(found[0].fds[0]) if found else None
+                receiver = SyncReceiver(address, settings, apply, self._log.line, sock)
             except OSError as error:
                 raise StartError(f"cache {name}: udp {address}: {explain(error)}") from None
             receivers.append(receiver)
@@ -95,7 +113,12 @@ class Tls:
         remote = sessions = None
         if hooks is not None:
             if tls.tickets.enabled:
-                self._tickets = TicketKeys(tls.tickets, tls.sessions.timeout, self._log.line)
+                self._tickets = TicketKeys(
+                    tls.tickets,
+                    tls.sessions.timeout,
+                    self._log.line,
+                    inherited=self._handed.get("tickets"),
+                )
             store, remote = self._store(tls)
             if store is not None:
                 sender = self.senders.get(tls.sessions.cache)
@@ -141,17 +164,20 @@ class Tls:
         if self._tickets is None or tls is None:
             return
         if not tls.tickets.source:
+            if len(self._tickets) > 1:  # of the master before
+                self._loop.call_later(tls.sessions.timeout + _GRACE, self._tickets.retire)
             self._rotate_later(self._tickets, tls)
         elif not is_store(tls.tickets.source):
             self._reread_later(self._tickets)
 
     def _rotate_later(self, tickets: TicketKeys, tls: TlsSettings) -> None:
         def rotate() -> None:
-            self._rotate_later(tickets, tls)
             tickets.rotate()
+            self._rotate_later(tickets, tls)
             self._loop.call_later(tls.sessions.timeout + _GRACE, tickets.retire)
 
-        self._loop.call_later(tls.tickets.rotate, rotate)
+        # Counted from the birth of the key: an instance that is often reloaded rotates as well.
+        self._loop.call_later(max(0.0, tickets.next_rotation - time.monotonic()), rotate)
 
     def _reread_later(self, tickets: TicketKeys) -> None:
         def reread() -> None:
@@ -159,6 +185,28 @@ class Tls:
             tickets.reread()
 
         self._loop.call_later(_REREAD, reread)
+
+    def handed(self) -> dict[str, Any]:
+        """For the next master, as JSON; `descriptors` have to stay open."""
+        value: dict[str, Any] = {
+            "caches": {name: cache.handed() for name, cache in self.caches.items()}
+        }
+        if self._tickets is not None:
+            value["tickets"] = self._tickets.fileno()
+        return value
+
+    def descriptors(self) -> list[int]:
+        """Those of the memory that `handed` names."""
+        found = [int(cache.handed()["fd"]) for cache in self.caches.values()]
+        return found + ([self._tickets.fileno()] if self._tickets is not None else [])
+
+    def sockets(self) -> list[HandedSocket]:
+        """Those on which other machines are heard, for the next master."""
+        return [
+            HandedSocket("", "dgram", [receiver.fileno()], None, _text(name, address))
+            for name, receivers in self._receivers.items()
+            for address, receiver in zip(self.caches[name].settings.udp, receivers, strict=True)
+        ]
 
     def snapshot(self) -> list[Cache]:
         """The caches for the stats server, with the datagrams that the master has received."""
@@ -187,6 +235,10 @@ def _apply(cache: SharedCache, update: Update) -> None:
         cache.delete(update.key)
     else:
         cache.set(update.key, update.value, update.expires)
+
+
+def _text(cache: str, address: str) -> str:
+    return f"cache {cache} udp {address}"
 
 
 def _read(receiver: SyncReceiver, mask: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import os
 import signal
@@ -23,9 +24,10 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 import uvloop
 
 from uwgate.config.settings import ListenerSettings, Settings
-from uwgate.master import privileges, signals
+from uwgate.master import capabilities, privileges, signals
 from uwgate.master.control import Channel, ControlError, Message
 from uwgate.master.errors import StartError, explain
+from uwgate.master.heartbeat import DUMP, INTERVAL, Heartbeats
 from uwgate.master.logs import MainLog
 from uwgate.observe.requestlog import RequestLog, open_request_log
 from uwgate.subscriptions.table import Change, Table
@@ -44,6 +46,9 @@ _KEPT_HEAP = 4 << 20
 # How often a draining gateway is asked whether it is done, and the log is written out; seconds.
 _DRAIN_POLL = 0.02
 _LOG_FLUSH = 0.1
+# What is between the master and others.
+_NOT_OURS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID",
+             "LISTEN_FDNAMES")  # fmt: skip
 # How many different failures of one worker are written with their traceback.
 _MAX_TRACEBACKS = 64
 
@@ -55,8 +60,17 @@ class Gateway(Protocol):
         """Accept connections."""
         ...
 
-    def drain(self) -> None:
-        """Accept no more, close idle connections, let requests finish."""
+    def drain(self, *, gently: bool = False) -> None:
+        """Accept no more, close idle connections (``gently``: with their next response), let
+        requests finish."""
+        ...
+
+    def pause(self) -> None:
+        """Accept no more for now."""
+        ...
+
+    def resume(self) -> None:
+        """Accept again."""
         ...
 
     @property
@@ -98,6 +112,7 @@ class WorkerSpec:
     ``table``: the subscriptions, if the gateway has any; ``terminator``: if it has a TLS listener.
     ``caches``: all of them; ``senders``: of those whose changes other machines are told, by name.
     ``control``: its end of the channel. ``master``: pid. ``uid``, ``gid``: whom to become.
+    ``cell``: its place in memory that all share. ``heartbeats``: if somebody watches them.
     """
 
     name: str
@@ -115,6 +130,8 @@ class WorkerSpec:
     terminator: Terminator | None = None
     caches: tuple[SharedCache, ...] = ()
     senders: Mapping[str, SyncSender] = field(default_factory=dict)
+    cell: int = 0
+    heartbeats: Heartbeats | None = None
 
 
 def main(spec: WorkerSpec, gateway_factory: GatewayFactory) -> NoReturn:
@@ -155,15 +172,26 @@ def _become_worker(spec: WorkerSpec) -> None:
     signals.enter_worker()
     privileges.set_name(spec.name)
     for cache in spec.caches:
-        cache.cell = spec.id
-    close_inherited_sockets({spec.control.fileno(), *(s.fileno() for _, s in spec.listeners)})
+        cache.cell = spec.cell
+    listening = (sock.fileno() for _, sock in spec.listeners)
+    close_inherited({spec.control.fileno(), spec.log.fileno(), *listening})
+    for name in _NOT_OURS:
+        os.environ.pop(name, None)
     privileges.raise_descriptor_limit()
-    privileges.drop(spec.uid, spec.gid, f"{spec.gateway}-")
+    process = spec.settings.process
+    if process.chroot:
+        _keep_memory_file()  # there is no /proc in it
+        privileges.enter_root(process.chroot)
+    privileges.drop(spec.uid, spec.gid, f"{spec.gateway}-", add_gids=process.add_gids)
+    if os.geteuid() != 0:
+        capabilities.drop_all()
     privileges.no_new_privileges()
-    privileges.die_with_parent()
+    if spec.settings.life.no_orphans:
+        privileges.die_with_parent()
     if os.getppid() != spec.master:
         # It died before we asked to be told.
         os._exit(EXIT_CRASHED)
+    faulthandler.register(DUMP, file=spec.log.fileno(), all_threads=True)
     # What came with the fork stays: collecting it would only unshare its pages.
     gc.freeze()
     keep_heap()
@@ -182,12 +210,12 @@ def keep_heap() -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_HEAP // 4)
 
 
-def close_inherited_sockets(keep: Collection[int]) -> None:
-    """Let go of every inherited socket above 2 that is not in ``keep``.
+def close_inherited(keep: Collection[int]) -> None:
+    """Let go of every inherited socket and pipe above 2 that is not in ``keep``.
 
-    Siblings' sockets would otherwise go on accepting, and stats clients would never see the end
-    of their connections. Each number is taken over by ``/dev/null`` rather than freed, because
-    Python objects of the master still refer to it.
+    Siblings' sockets would otherwise go on accepting, stats clients would never see the end of
+    their connections, and whoever can write to the FIFO commands the master. Each number is taken
+    over by ``/dev/null`` rather than freed, because Python objects of the master still refer to it.
     """
     devnull = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for entry in os.listdir("/proc/self/fd"):
@@ -195,7 +223,8 @@ def close_inherited_sockets(keep: Collection[int]) -> None:
         if number <= 2 or number in keep:
             continue
         with contextlib.suppress(OSError):
-            if stat.S_ISSOCK(os.fstat(number).st_mode):
+            mode = os.fstat(number).st_mode
+            if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode):
                 os.dup2(devnull, number, inheritable=False)
     os.close(devnull)
 
@@ -233,6 +262,8 @@ class _Worker:
         self._started = time.time()
         self._draining = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._gently = False
+        self._limit = spec.drain_timeout  # seconds for what is under way once it drains
         self._writing = False
 
     async def serve(self) -> int:
@@ -248,9 +279,11 @@ class _Worker:
         self._send({"type": "ready"})
         if self._request_log is not None:
             self._loop.call_later(_LOG_FLUSH, self._flush)
+        if self._spec.heartbeats is not None:
+            self._beat(self._spec.heartbeats)
         await self._draining.wait()
         self._send({"type": "draining"})
-        self._gateway.drain()
+        self._gateway.drain(gently=self._gently)
         await self._finish_requests()
         await self._gateway.close()
         if self._request_log is not None:
@@ -260,8 +293,8 @@ class _Worker:
         return 0
 
     async def _finish_requests(self) -> None:
-        limit = self._loop.time() + self._spec.drain_timeout
-        while not self._gateway.drained and self._loop.time() < limit:
+        began = self._loop.time()
+        while not self._gateway.drained and self._loop.time() < began + self._limit:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _DRAIN_POLL)
                 return
@@ -281,7 +314,8 @@ class _Worker:
         if self._channel.closed:
             # Nobody can tell us to stop any more.
             self._loop.remove_reader(self._channel.fileno())
-            self._draining.set()
+            self._spec.log.line(f"{self._spec.name}: the master is gone: draining")
+            self._drain({})
 
     def _obey(self, message: Message) -> None:
         kind = message.get("type")
@@ -289,13 +323,39 @@ class _Worker:
             answer = {"type": "stats", "round": message.get("round"), "snapshot": self._snapshot()}
             self._send(answer)
         elif kind == "drain":
-            self._draining.set()
+            self._drain(message)
+        elif kind == "hurry":
+            self._gateway.drain()
+        elif kind == "pause":
+            self._gateway.pause()
+        elif kind == "resume":
+            self._gateway.resume()
         elif kind == "stop":
             self._stop()
         elif kind == "reopen":
             self._reopen()
         elif kind == "nodes":
             self._gateway.nodes_changed(cast(list[Change], message["changes"]))
+
+    def _drain(self, message: Message) -> None:
+        """Begin, or go on with less patience."""
+        gently = message.get("gently") is True
+        limit = message.get("limit")
+        if not isinstance(limit, (int, float)):
+            limit = self._spec.drain_timeout
+        if self._draining.is_set():
+            self._limit = min(self._limit, limit)
+            if self._gently and not gently:
+                self._gently = False
+                self._gateway.drain()
+            return
+        self._gently = gently
+        self._limit = limit
+        self._draining.set()
+
+    def _beat(self, heartbeats: Heartbeats) -> None:
+        heartbeats.beat(self._spec.cell, time.monotonic())
+        self._loop.call_later(INTERVAL, self._beat, heartbeats)
 
     def _reopen(self) -> None:
         self._spec.log.reopen()
@@ -364,9 +424,21 @@ class _CrashLines:
             self._spec.log.line(f"{what}: {key} ({count} times)")
 
 
+_statm = -1  # a descriptor of /proc/self/statm, where it cannot be opened any more
+
+
+def _keep_memory_file() -> None:
+    """Have ``memory`` read a descriptor that is opened now."""
+    global _statm
+    _statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+
 def memory() -> tuple[int, int]:
     """Resident set and address space of this process in bytes (/proc/self/statm)."""
-    with open("/proc/self/statm", "rb") as file:
-        vsz, rss = file.read().split()[:2]
+    if _statm >= 0:
+        vsz, rss = os.pread(_statm, 256, 0).split()[:2]
+    else:
+        with open("/proc/self/statm", "rb") as file:
+            vsz, rss = file.read().split()[:2]
     page = os.sysconf("SC_PAGESIZE")
     return int(rss) * page, int(vsz) * page

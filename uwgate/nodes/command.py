@@ -1,6 +1,7 @@
-"""``uwgate nodes STATS-ADDRESS``: prints the table, once or again and again.
+"""``uwgate nodes [STATS-ADDRESS]``: prints the table, once or again and again.
 
-Exit codes: 0 fine, 1 the address does not answer or nobody has the key, 2 not understood.
+Exit codes: 0 fine, 1 the address does not answer or nobody has the key, 2 not understood, or there
+is no address and no control socket.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-from uwgate.nodes.fetch import FetchError, Target, fetch, parse_target
+from uwgate.control.client import NoInstance, candidates
+from uwgate.control.command import add_control
+from uwgate.control.terminal import complain, forget_reader, one_line, write
+from uwgate.nodes.fetch import FetchError, Target, fetch, fetch_by_control, parse_target
 from uwgate.nodes.rows import rows, select
 from uwgate.nodes.table import render, summary
 
@@ -25,15 +29,20 @@ _HOME, _TO_END_OF_LINE, _TO_END = "\x1b[H", "\x1b[K", "\x1b[J"
 
 def main(words: Sequence[str]) -> int:
     """Run the command with the arguments behind ``nodes``; the exit code."""
-    arguments = _parser().parse_args(_with_seconds(words))
+    parser = _parser()
+    arguments = parser.parse_args(_with_seconds(words))
+    if arguments.address is not None and arguments.control:
+        parser.error("either STATS-ADDRESS or --control")
     command = _Command(arguments)
     try:
         return command.watch(arguments.watch) if arguments.watch else command.once()
+    except NoInstance as error:
+        complain(f"uwgate nodes: error: no STATS-ADDRESS, and {one_line(str(error))}")
+        return 2
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:
-        # The interpreter flushes once more at exit; it must not find the closed pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_reader()
         return 0
 
 
@@ -42,15 +51,19 @@ def _parser() -> argparse.ArgumentParser:
         prog="uwgate nodes",
         description="Print who serves which key: the subscribed and the static nodes of a"
         " running gateway.",
-        epilog="Exit codes: 0 fine, 1 the address does not answer or nobody has the key.",
+        epilog="Exit codes: 0 fine, 1 the address does not answer or nobody has the key,"
+        " 2 no instance there.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "address",
+        nargs="?",
         type=_target,
         metavar="STATS-ADDRESS",
-        help="the address of http-stats: HOST:PORT, /PATH, @NAME or http://HOST:PORT/",
+        help="the address of http-stats: HOST:PORT, /PATH, @NAME or http://HOST:PORT/; without it"
+        " the control socket is asked",
     )
+    add_control(parser)
     parser.add_argument("--json", action="store_true", help="print that part of the document")
     parser.add_argument("--key", default="", help="only the nodes of this key (- for static ones)")
     parser.add_argument(
@@ -93,7 +106,12 @@ def _target(text: str) -> Target:
 
 class _Command:
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self._target: Target = arguments.address
+        self._target: Target | None = arguments.address
+        self._paths = candidates(arguments.control, os.environ)
+        several = len(self._paths) > 1
+        self._source = "control socket" if several else self._paths[0]
+        if self._target is not None:
+            self._source = self._target.text
         self._json: bool = arguments.json
         self._key: str = arguments.key
         self._terminal = sys.stdout is not None and sys.stdout.isatty()
@@ -105,8 +123,8 @@ class _Command:
         try:
             text = self._text(indent=2)
         except FetchError as error:
-            return _complain(self._problem(error))
-        _write(text)
+            return self._fail(error)
+        write(text)
         return 0
 
     def watch(self, seconds: float) -> int:
@@ -117,13 +135,17 @@ class _Command:
                 text = self._text(indent=None)
             except FetchError as error:
                 if not text:
-                    return _complain(self._problem(error))
+                    return self._fail(error)
+                text = self._problem(error) + "\n"
+            except NoInstance as error:
+                if not text:
+                    raise
                 text = self._problem(error) + "\n"
             if self._terminal and not self._json:
                 clock = time.strftime("%H:%M:%S")
-                self._paint(f"{self._target.text}, every {seconds:g} s, {clock}\n\n{text}")
+                self._paint(f"{self._source}, every {seconds:g} s, {clock}\n\n{text}")
             else:
-                _write(text if self._json else f"{text}\n")
+                write(text if self._json else f"{text}\n")
             time.sleep(seconds)
 
     def _paint(self, text: str) -> None:
@@ -133,10 +155,12 @@ class _Command:
             more = len(lines) - height + 2
             lines = [*lines[: height - 2], f"({more} more lines)"]
         ended = "".join(f"{line}{_TO_END_OF_LINE}\n" for line in lines)
-        _write(f"{_HOME}{ended}{_TO_END}")
+        write(f"{_HOME}{ended}{_TO_END}")
 
     def _text(self, indent: int | None) -> str:
-        part = select(fetch(self._target), self._key)
+        target = self._target
+        document = fetch(target) if target is not None else fetch_by_control(self._paths)
+        part = select(document, self._key)
         found = rows(part)
         if self._key and not found:
             raise FetchError(f"no node has the key {self._key!r}")
@@ -146,23 +170,9 @@ class _Command:
         table = render(found, width, colour=self._colour) if found else "no nodes\n"
         return table + ("" if self._key else summary(part, width, colour=self._colour))
 
-    def _problem(self, error: FetchError) -> str:
-        return f"uwgate nodes: {_one_line(self._target.text)}: {_one_line(str(error))}"
+    def _problem(self, error: Exception) -> str:
+        return f"uwgate nodes: {one_line(self._source)}: {one_line(str(error))}"
 
-
-def _one_line(text: str) -> str:
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
-def _complain(problem: str) -> int:
-    if sys.stderr is not None:
-        print(problem, file=sys.stderr)
-    return 1
-
-
-def _write(text: str) -> None:
-    """Print even what the terminal's encoding lacks."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
-        sys.stdout.flush()
+    def _fail(self, error: FetchError) -> int:
+        complain(self._problem(error))
+        return 1

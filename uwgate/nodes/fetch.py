@@ -1,7 +1,8 @@
 """Asks a stats address for its document: uwgate's, or that of a uWSGI router.
 
 A plain address is asked as uWSGI's are, by connecting and saying nothing; who answers that with
-nothing or with HTTP (option ``stats-http``) is asked again with a request.
+nothing or with HTTP (option ``stats-http``) is asked again with a request. Without an address the
+control socket of an instance is asked.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from uwgate.config.addresses import connecting
 from uwgate.config.settings import Endpoint
+from uwgate.control.client import OrderError, ask_once
 
 PATIENCE = 10.0
 """Seconds from connecting to the end of the answer."""
@@ -64,6 +66,19 @@ def fetch(target: Target) -> dict[str, Any]:
         raise FetchError("no answer in time") from None
     except OSError as error:
         raise FetchError(error.strerror or str(error)) from None
+    return _document(answer)
+
+
+def fetch_by_control(paths: list[str]) -> dict[str, Any]:
+    """The document of the instance whose control socket is one of these; FetchError, NoInstance."""
+    try:
+        answer = ask_once(paths, "stats", PATIENCE).get("stats")
+    except OrderError as error:
+        raise FetchError(str(error)) from None
+    return _document(answer if isinstance(answer, str) else "")
+
+
+def _document(answer: bytes | str) -> dict[str, Any]:
     try:
         document = json.loads(answer)
     except (ValueError, RecursionError):

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from uwgate.observe.subscribed import Departed, Reports, Slots
-from uwgate.observe.sums import NodeTotals, Snapshot, Sums, gateways, number
+from uwgate.observe.sums import NodeTotals, Snapshot, Sums, gateways, mapping, number
 from uwgate.subscriptions.table import Table
 
 # How many departed workers are remembered to refuse a snapshot that arrives after its fold.
@@ -94,6 +94,28 @@ class Ledger:
         """
         self.observe(snapshot)
         self._fold(_incarnation(snapshot))
+
+    def state(self) -> dict[str, Any]:
+        """What departed workers counted, as JSON, for the ledger of the next master. What live ones
+        have counted they will tell it themselves."""
+        return {
+            "carried": self._carried.as_snapshot(),
+            "departed": self._departed.as_snapshot(),
+            "workers": {
+                str(worker): sums.as_snapshot()
+                for worker, sums in self._carried_by_worker.items()
+            },
+        }
+
+    def restore(self, state: object) -> None:
+        """Go on from the ``state`` of the ledger before; what cannot be used is left out."""
+        values = state if isinstance(state, dict) else {}
+        self._carried.add(mapping(values, "carried"), gauges=False)
+        self._departed.add(mapping(values, "departed"))
+        for worker, snapshot in mapping(values, "workers").items():
+            if worker.isdecimal() and isinstance(snapshot, dict):
+                sums = self._carried_by_worker.setdefault(int(worker), Sums())
+                sums.add(snapshot, gauges=False)
 
     def totals(
         self, snapshots: Iterable[Snapshot], tables: Mapping[str, Table] | None = None

@@ -129,6 +129,20 @@ class Departed:
             self._slots.setdefault(gateway, {}).setdefault(key, _Past()).add(slot)
         self._shorten()
 
+    def as_snapshot(self) -> Snapshot:
+        """All of it, as `add` takes it: for the next master."""
+        found: Snapshot = {}
+        for gateway, known in self._slots.items():
+            slots = {
+                key: {
+                    "hits": slot.hits,
+                    "nodes": {name: node.counters() for name, node in slot.nodes.items()},
+                }
+                for key, slot in known.items()
+            }
+            found[gateway] = {"subscriptions": {"slots": slots}}
+        return {"gateways": found}
+
     def _shorten(self) -> None:
         """Drop whole keys, the oldest first."""
         count = len(self)

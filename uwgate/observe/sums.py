@@ -118,6 +118,17 @@ class NodeTotals:
         self.waited += other.waited
         self.measured += other.measured
 
+    def counters(self) -> Snapshot:
+        """What outlives a worker, as `add` takes it."""
+        found: Snapshot = {
+            "hits": self.hits,
+            "requests": self.requests,
+            "failures": self.failures,
+            "tx": self.tx,
+            "rx": self.rx,
+        }
+        return found | ({"errors": self.errors} if self.errors else {})
+
     def _add_errors(self, errors: dict[str, int]) -> None:
         if self.errors is None:
             self.errors = {}
@@ -147,6 +158,15 @@ class Tallies:
         add_each(self.errors, mapping(tally, "errors"))
         add_each(self.handshakes, mapping(tally, "tls_handshakes"))
         add_each(self.resumed, mapping(tally, "tls_resumed"))
+
+    def tally(self) -> Snapshot:
+        """What outlives a worker, as `add_tally` takes it."""
+        return {name: value for name, value in self.counters.items() if name not in GAUGES} | {
+            "responses": self.responses,
+            "errors": self.errors,
+            "tls_handshakes": self.handshakes,
+            "tls_resumed": self.resumed,
+        }
 
     def carry_tallies(self, other: Tallies) -> None:
         """Add all of ``other``, which was summed without gauges."""
@@ -226,6 +246,19 @@ class Sums(Tallies):
             if "static" in gateway:
                 self._add_static(mapping(gateway, "static"), gauges)
         self._add_sync(mapping(snapshot, "sync"))
+
+    def as_snapshot(self) -> Snapshot:
+        """What outlives a worker, as `add` takes it: for the next master."""
+        found: Snapshot = {name: {"tally": each.tally()} for name, each in self.gateways.items()}
+        for key, totals in self.nodes.items():
+            gateway = found.setdefault(key.gateway, {})
+            node = key._asdict() | {"weight": totals.weight, "backup": totals.backup}
+            gateway.setdefault("nodes", []).append(node | totals.counters())
+        if self.tls is not None:
+            found.setdefault("http", {})["tls"] = {"store": self.tls.store}
+        if self.static is not None:
+            found.setdefault("http", {})["static"] = self.static
+        return {"gateways": found, "sync": self.sync}
 
     def _tls(self) -> TlsTotals:
         if self.tls is None:

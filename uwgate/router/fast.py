@@ -63,9 +63,11 @@ class FastGateway(Gateway):
         for front in list(self.fronts):
             cast(FastFront, front).on_tick()
 
-    def drain(self, on_drained: Callable[[], None] | None = None) -> None:
+    def drain(
+        self, on_drained: Callable[[], None] | None = None, *, gently: bool = False
+    ) -> None:
         self.express.promote_all()
-        super().drain(on_drained)
+        super().drain(on_drained, gently=gently)
 
     async def close(self) -> None:
         self.draining = True
@@ -78,9 +80,8 @@ class FastGateway(Gateway):
 
     async def accept(self, listener: Listener) -> Acceptor:
         """Accept uwsgi clients on a socket."""
-        # Who is cheap stops and begins again.
-        sock = listener.sock.dup() if self.settings.cheap else listener.sock
-        return Acceptor(self, sock, self.welcome)
+        # Accepting may be stopped and begun again.
+        return Acceptor(self, listener.sock.dup(), self.welcome)
 
     def make_poller(self) -> Poller:
         self.in_round = False  # packets and answers will be sent without being asked for

@@ -481,6 +481,10 @@ class FastFront(FastClient):
             self.deadline = self.gateway.clock.now + 1.0
             self.gateway.clock.watch(self)
 
+    def leave(self) -> None:
+        """Nothing to do: there is one request a connection, and who has connected is about to ask.
+        """
+
     def cut(self) -> None:
         """End now, whatever is under way."""
         if self.exchange.phase != IDLE:

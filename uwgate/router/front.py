@@ -112,6 +112,10 @@ class Connection(Front, Protocol):
         """The gateway is stopping: close when idle, else after the response."""
         ...
 
+    def leave(self) -> None:
+        """Others serve from now on: close with the next response that can still say so."""
+        ...
+
     def cut(self) -> None:
         """End now, whatever is under way."""
         ...

@@ -112,6 +112,8 @@ class Gateway:
         self.backs: set[HttpBack] = set()
         self.listeners: list[Listener] = []
         self.draining = False
+        self.gently = False  # draining, but others serve: clients need not notice
+        self.paused = False
         self.own = OwnAddresses(())
         self.leaving: list[Node] = []  # withdrawn nodes with requests or connections left
         self.spooled = 0  # bytes of request bodies held in memory and files now
@@ -167,6 +169,9 @@ class Gateway:
         self._complaints = 0
         self.request_deadline = now + settings.timeout
         self.pool_deadline = now + settings.node_keepalive_timeout
+        if self.gently:
+            for front in list(self.fronts):
+                front.leave()
         if self.leaving:
             self.leaving = [node for node in self.leaving if not _let_go(node)]
 
@@ -198,18 +203,44 @@ class Gateway:
     async def _listen(self) -> None:
         for listener in self.listeners:
             # Meanwhile the nodes may have left again, or an end been decided on.
-            if listener.server is None and not self.cheap and not self.draining:
+            if listener.server is None and self._may_listen:
                 listener.server = await self.accept(listener)
 
-    def drain(self, on_drained: Callable[[], None] | None = None) -> None:
-        """Stop accepting, close idle connections, let requests under way finish."""
+    @property
+    def _may_listen(self) -> bool:
+        return not (self.cheap or self.draining or self.paused)
+
+    def pause(self) -> None:
+        """Accept nobody for now: connections wait in the queue. Those that are here are served."""
+        self.paused = True
+        self._close_listeners()
+
+    def resume(self) -> None:
+        """Accept again."""
+        self.paused = False
+        if any(listener.server is None for listener in self.listeners):
+            self._spawn(self._listen())
+
+    def drain(
+        self, on_drained: Callable[[], None] | None = None, *, gently: bool = False
+    ) -> None:
+        """Stop accepting, close idle connections, let requests under way finish.
+
+        ``gently``: another worker has the sockets. Idle connections are kept for one more request,
+        whose response tells that they end (RFC 9112 §9.6): whoever closes one takes the request
+        that is on its way. May be called again, without ``gently``.
+        """
         self._on_drained = on_drained
         self.draining = True
+        self.gently = gently
         self.pool_limit = 0
         # One more round of the loop first: who connected before the signal is still served.
         self.loop.call_later(0.01, self._close_listeners)
         for front in list(self.fronts):
-            front.drain()
+            if gently:
+                front.leave()
+            else:
+                front.drain()
         for node in self._all_nodes():
             idle, node.idle = node.idle, []
             for back in idle:
@@ -221,6 +252,8 @@ class Gateway:
             if listener.server is not None:
                 listener.server.close()
                 listener.server = None
+            if self.draining:
+                listener.sock.close()  # nobody shall wait in the queue of who does not come back
         self.check_drained()
 
     @property
@@ -255,7 +288,8 @@ class Gateway:
         tally.active_requests = sum(front.exchange.phase != 0 for front in self.fronts)
         snapshot: dict[str, object] = {
             "tally": tally.snapshot(),
-            "listeners": [listener.name for listener in self.listeners],
+            # Several sockets may make up an address.
+            "listeners": list(dict.fromkeys(listener.name for listener in self.listeners)),
             "cheap": int(self.cheap),
         }
         if self.subscribed is not None:
@@ -305,7 +339,7 @@ class Gateway:
             node = resolver.apply(change)
             if node is not None and not _let_go(node):
                 self.leaving.append(node)
-        if self.settings.cheap and not self.draining:
+        if self.settings.cheap and not self.draining and not self.paused:
             if self.cheap:
                 self._close_listeners()
             elif any(listener.server is None for listener in self.listeners):

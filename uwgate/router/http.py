@@ -197,8 +197,8 @@ class HttpGateway(Gateway):
 
     async def accept(self, listener: Listener) -> Accepting:
         """Accept HTTP clients on a socket."""
-        # Who is cheap stops and begins again, and a server closes the socket that it is given.
-        sock = listener.sock.dup() if self.settings.cheap else listener.sock
+        # Accepting may be stopped and begun again, and a server closes the socket that it is given.
+        sock = listener.sock.dup()
         named = not self.settings.server_name_as_http_host
         constants = b"".join(
             (
@@ -227,11 +227,14 @@ class HttpGateway(Gateway):
             return partial(HstsFront, self, constants, Hsts(value))
         return partial(Http1Front, self, constants)
 
-    def drain(self, on_drained: Callable[[], None] | None = None) -> None:
+    def drain(
+        self, on_drained: Callable[[], None] | None = None, *, gently: bool = False
+    ) -> None:
         self.keepalive = False
-        for connection in list(self.handshaking):
-            connection.drain()
-        super().drain(on_drained)
+        if not gently:
+            for connection in list(self.handshaking):
+                connection.drain()
+        super().drain(on_drained, gently=gently)
 
     @property
     def drained(self) -> bool:

@@ -31,7 +31,7 @@ from uwgate.router.http1_responses import (
     TUNNEL,
     WAIT,
 )
-from uwgate.router.phases import IDLE
+from uwgate.router.phases import IDLE, RELAYING
 from uwgate.router.preface import Preface, PrefaceError
 from uwgate.router.upstream import RAW
 
@@ -85,7 +85,8 @@ class Http1Front(Http1Client, asyncio.Protocol):
             self.preface = Preface.for_peer(gateway.settings, self.client)
             if self.preface is not None:
                 self.stage = PREFACE
-        limit = 1.0 if gateway.draining else gateway.settings.headers_timeout
+        hurried = gateway.draining and not gateway.gently
+        limit = 1.0 if hurried else gateway.settings.headers_timeout
         self.deadline = gateway.clock.now + limit
         gateway.clock.watch(self)
 
@@ -458,6 +459,15 @@ class Http1Front(Http1Client, asyncio.Protocol):
         self.persist = False
         if self.stage in (HEAD, PREFACE) and not self.buffer:
             self.close()
+
+    def leave(self) -> None:
+        """Others serve from now on: close with the next response that can still say so.
+
+        What has begun without saying it cannot, and requests that were sent one behind the other
+        are all answered.
+        """
+        if self.exchange.phase < RELAYING and not self.buffer:
+            self.persist = False
 
     def cut(self) -> None:
         """The gateway ends now."""

@@ -277,8 +277,11 @@ class Http1Responses:
             gzip=gzip,
             auto_chunked=gateway.settings.auto_chunked,
         )
-        if framing == UNTIL_CLOSE or gateway.draining or not self.exchange.request_ended:
+        if framing == UNTIL_CLOSE or not self.exchange.request_ended:
             self.persist = False
+        elif gateway.draining:
+            # Of requests sent one behind the other all are answered, if there is time for it.
+            self.persist = self.persist and gateway.gently and bool(self.buffer)
         out = responder.response_head(
             head, framing, gateway.clock.date, minor=minor, persist=self.persist, gzip=gzip
         )
@@ -363,7 +366,10 @@ class Http1Responses:
         if self.buffer:
             # Not from here: a client that pipelines thousands must not nest thousands deep.
             gateway.loop.call_soon(self.start_next)
-        elif self.eof:
+            return
+        if gateway.draining:
+            self.persist = False
+        if self.eof:
             self.close()
         elif self.blocked:
             self.pause()

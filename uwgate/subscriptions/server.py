@@ -56,6 +56,7 @@ class DatagramServer:
     ask the kernel who the sender is; it knows on unix sockets only. ``max_rate``: datagrams a
     second that one sender may send, 0 = any number. ``mode``: permissions of a unix socket's file.
     ``crash`` is told when ``receive`` raises, at most once a second; the datagram is lost then.
+    ``inherited``: the socket, if the master before has bound it.
 
     Senders are named by IP address (``10.0.0.7``, ``::1``), or ``unix``, or ``uid 1000``.
 
@@ -74,6 +75,7 @@ class DatagramServer:
         max_rate: int,
         mode: int | None = None,
         crash: Callable[[str, Exception], None] | None = None,
+        inherited: socket.socket | None = None,
     ) -> None:
         self._receive = receive
         self._max_rate = max_rate
@@ -87,11 +89,13 @@ class DatagramServer:
         self.crashes = 0
         self._path = ""
         if endpoint.kind == "tcp":
-            self._socket = _udp(endpoint.host, endpoint.port)
+            self._socket = inherited or _udp(endpoint.host, endpoint.port)
             self._read = self._read_udp
         elif endpoint.kind == "unix":
             self._path = endpoint.path
-            self._socket = _unix(endpoint.path, mode, credentials=credentials)
+            self._socket = inherited or _unix(endpoint.path, mode, credentials=credentials)
+            if inherited is not None:
+                inherited.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, credentials)
             self._read = self._read_credentials if credentials else self._read_unix
         else:
             raise OSError(errno.EINVAL, "a subscription server is HOST:PORT or a path")
@@ -101,6 +105,11 @@ class DatagramServer:
     def fileno(self) -> int:
         """Descriptor for a selector; -1 once closed."""
         return self._socket.fileno()
+
+    @property
+    def file(self) -> tuple[int, int, int] | None:
+        """What tells the file of a unix socket from others at its path."""
+        return self._file
 
     @property
     def buffer(self) -> int:
@@ -313,6 +322,15 @@ def _enlarge(sock: socket.socket) -> None:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
             return
+
+
+def wanted_name(endpoint: Endpoint) -> str:
+    """The name of a UDP socket once it is bound there; "" for others. Raises OSError."""
+    if endpoint.kind != "tcp":
+        return ""
+    family, address = _resolve(endpoint.host, endpoint.port)
+    host = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
+    return f"{host}:{address[1]}"
 
 
 def _name(sock: socket.socket) -> str:

@@ -83,8 +83,7 @@ def save(
     descriptor = os.open(temporary, flags, 0o600)
     try:
         with open(descriptor, "w", encoding="ascii", newline="\n") as file:
-            _write(file, _lines(tables, floors, int(now)))
-            file.flush()
+            write(file, tables, floors, now)
             os.fsync(file.fileno())
         os.rename(temporary, path)
     except BaseException:
@@ -93,6 +92,23 @@ def save(
         raise
     with contextlib.suppress(OSError):  # not every file system can
         _sync_directory(path)
+
+
+def write(
+    file: IO[str],
+    tables: Mapping[str, Table],
+    floors: Mapping[str, Iterable[Floor]],
+    now: float,
+) -> None:
+    """Write all of it to an open file and flush; as `save`."""
+    _write(file, _lines(tables, floors, int(now)))
+    file.flush()
+
+
+def read(file: IO[bytes], now: float | None = None) -> State:
+    """The counterpart of `write`. Raises StateError, OSError."""
+    with _no_collections():
+        return _Reader(file, int(time.monotonic() if now is None else now)).read()
 
 
 def _temporary(path: str, pid: int) -> str:
@@ -181,8 +197,8 @@ def load(
             raise StateError(f"belongs to another user ({found.st_uid})")
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise StateError("may be written by others than its owner")
-        with open(descriptor, "rb", closefd=False) as file, _no_collections():
-            return _Reader(file, moment).read()
+        with open(descriptor, "rb", closefd=False) as file:
+            return read(file, moment)
     except OSError as error:
         raise StateError(_reason(error)) from None
     finally:

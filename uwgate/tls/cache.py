@@ -16,8 +16,8 @@ Readers take no lock: an entry that is being written does not match its checksum
 Writers lock both sets (``fcntl``); the kernel releases the locks of one that is killed, and what it
 left half-written is a free slot.
 
-The hash is Python's, keyed anew in each instance and inherited by the fork: nobody outside can
-choose keys that crowd a set. Of a process, one thread at a time may use the cache.
+The hash is keyed with a secret of the instance: nobody outside can choose keys that crowd a set. Of
+a process, one thread at a time may use the cache. The next master of a reload maps the same file.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import secrets
 import time
 import zlib
 from bisect import bisect_right
+from hashlib import blake2b
 from struct import Struct
+from typing import Any
 
 from uwgate.config.settings_tls import CacheSettings
 
@@ -36,7 +39,6 @@ _WAYS = 16
 _WORD = 8
 _SEALED = Struct("=QQ")
 _NEVER = 1 << 62
-_NAME = (1 << 64) - 1
 _CELLS = 256  # processes that count
 _CELL_WORDS = 8
 _HIT, _MISS, _FULL, _CHANGED, _DROPPED = range(5)
@@ -53,10 +55,11 @@ class SharedCache:
     sets: unlike in uWSGI none is reserved. ``settings.blocks`` and ``hash`` change nothing.
 
     ``cell``: number of this process, 0 for the master; each counts in a place of its own, that of
-    256 is again 0. Raises OSError if there is no address space for it.
+    256 is again 0. ``handed``: what `handed` of the master before said; the cache is the same then,
+    if its measures are. Raises OSError if there is no address space for it.
     """
 
-    def __init__(self, settings: CacheSettings) -> None:
+    def __init__(self, settings: CacheSettings, handed: dict[str, Any] | None = None) -> None:
         self.settings = settings
         self.cell = 0
         self._sets = max(1, -(-settings.items // _WAYS))
@@ -66,9 +69,15 @@ class SharedCache:
         self._start = _pages(cells * _WORD)  # of what clear() empties
         self._bodies = _pages(self._start + 4 * slots * _WORD)
         self._total = _pages(self._bodies + slots * self._size)
-        # Pages of such a file are not accounted before they are touched (no overcommit).
-        self._file = os.memfd_create("uwgate-cache", os.MFD_CLOEXEC)
-        os.ftruncate(self._file, self._total)
+        self.inherited = handed is not None and handed.get("measures") == self._measures
+        if handed is not None and self.inherited:
+            self._file = int(handed["fd"])
+            self._secret = bytes.fromhex(handed["secret"])
+        else:
+            # Pages of such a file are not accounted before they are touched (no overcommit).
+            self._file = os.memfd_create("uwgate-cache", os.MFD_CLOEXEC)
+            self._secret = secrets.token_bytes(16)
+            os.ftruncate(self._file, self._total)
         self._memory = mmap.mmap(self._file, self._total)
         self._memory.madvise(mmap.MADV_DONTDUMP)  # it holds secrets
         words = memoryview(self._memory)[: self._bodies].cast("Q")
@@ -77,6 +86,14 @@ class SharedCache:
         self._ends, self._names, self._sizes, self._checks = (
             words[first + part * slots : first + (part + 1) * slots] for part in range(4)
         )
+
+    @property
+    def _measures(self) -> list[int]:
+        return [self._sets, self._size, self._bodies, self._total]
+
+    def handed(self) -> dict[str, Any]:
+        """For the cache of the next master: its descriptor ``fd`` has to stay open until then."""
+        return {"fd": self._file, "secret": self._secret.hex(), "measures": self._measures}
 
     def get(self, key: bytes) -> bytes | None:
         """The value of ``key``, unless it has expired."""
@@ -138,7 +155,8 @@ class SharedCache:
 
     def _places(self, key: bytes) -> tuple[int, tuple[int, ...]]:
         """Name of ``key``, and the two sets that may hold it; one, if there is no other."""
-        name = hash(key) & _NAME or 1
+        digest = blake2b(key, digest_size=_WORD, key=self._secret).digest()
+        name = int.from_bytes(digest, "little") or 1
         first = name % self._sets
         second = (name >> 32) % self._sets
         if first != second:

@@ -183,7 +183,8 @@ class SyncReceiver:
 
     An address of 224.0.0.0/4 or ff00::/8 means that group: all addresses of this machine are bound,
     and the group is joined. 255.255.255.255 and broadcast addresses of a network hear what is sent
-    to all there. ``received``, ``refused``: datagrams so far.
+    to all there. ``received``, ``refused``: datagrams so far. ``inherited``: the socket, if the
+    master before has bound it.
     """
 
     def __init__(
@@ -192,6 +193,7 @@ class SyncReceiver:
         settings: CacheSettings,
         apply: Callable[[Update], None],
         log: Callable[[str], None],
+        inherited: socket.socket | None = None,
     ) -> None:
         self._apply = apply
         self._log = log
@@ -199,6 +201,9 @@ class SyncReceiver:
         self._sealer = Sealer(settings.secret) if settings.secret else None
         self._complained = False
         self.received = self.refused = 0
+        if inherited is not None:
+            self.sock = inherited
+            return
         family, target = _resolve(address, "0.0.0.0")
         self.sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:

@@ -71,8 +71,9 @@ class _Key:
 class TicketKeys:
     """The keys of an instance.
 
-    ``timeout``: life of a ticket in seconds. Where ``settings`` name a file, the keys are those in
-    it; ``TlsError`` if it cannot be used. Where they name the distributed store, keys of our own
+    ``timeout``: life of a ticket in seconds. ``inherited``: descriptor of the memory of the keys of
+    the master before, which go on; it is closed. Where ``settings`` name a file, the keys are those
+    in it; ``TlsError`` if it cannot be used. Where they name the distributed store, keys of our own
     serve until `adopt` brings its keys. ``file``: another than in the settings.
     """
 
@@ -83,6 +84,7 @@ class TicketKeys:
         log: Callable[[str], None],
         *,
         file: str | None = None,
+        inherited: int | None = None,
     ) -> None:
         source = "" if "://" in settings.source else settings.source
         self._file = source if file is None else file
@@ -104,12 +106,16 @@ class TicketKeys:
         if self._file:
             self._keys = self._read_file()
         else:
-            self._keys = [_Key(os.urandom(KEY_SIZE))]
-            self.next_rotation = now + self._rotation
+            self._keys = _left(inherited, now) or [_Key(os.urandom(KEY_SIZE), since=now)]
+            self.next_rotation = max(now, self._keys[0].since + self._rotation)
         together = math.ceil(timeout / self._rotation) + 3
         self._most = MAX_FILE_KEYS if self._file else min(together, _MOST)
         size = _HEADER.size + self._most * _ENTRY.size
-        self._memory = mmap.mmap(-1, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+        # A file, so that the next master of a reload finds the keys; our workers keep to this one.
+        self._descriptor = os.memfd_create("uwgate-tickets", os.MFD_CLOEXEC)
+        whole = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        os.ftruncate(self._descriptor, whole)
+        self._memory = mmap.mmap(self._descriptor, whole)
         if hasattr(mmap, "MADV_DONTDUMP"):
             self._memory.madvise(mmap.MADV_DONTDUMP)
         self._publish()
@@ -192,18 +198,16 @@ class TicketKeys:
             self._select(now)
 
     def _read_memory(self) -> bool:
-        with memoryview(self._memory) as shared:
-            change, count, check = _HEADER.unpack_from(shared)
-            end = _HEADER.size + count * _ENTRY.size
-            if not 0 < count <= self._most:
-                return False
-            body = bytearray(shared[_HEADER.size : end])
-        good: bool = zlib.crc32(body, zlib.crc32(_HEAD.pack(change, count))) == check
-        if good:  # else half written: whole a second later
-            self._take([_Key(*each) for each in _ENTRY.iter_unpack(body)])
+        change, keys = _read(self._memory)
+        if 0 < len(keys) <= self._most:  # else half written: whole a second later
+            self._take(keys)
             self._change = change
-        body[:] = bytes(len(body))
-        return good
+            return True
+        return False
+
+    def fileno(self) -> int:
+        """Descriptor of the memory, for the keys of the next master (``inherited``)."""
+        return self._descriptor
 
     def adopt(self, keys: Sequence[bytes]) -> None:
         """Use keys of the distributed store in this process, from now on instead of the master's:
@@ -259,6 +263,33 @@ class TicketKeys:
 
 
 # --- files ----------------------------------------------------------------------------------------
+
+
+def _read(memory: mmap.mmap) -> tuple[int, list[_Key]]:
+    """Number of the change and the keys in the memory; no keys if they are being written."""
+    with memoryview(memory) as shared:
+        change, count, check = _HEADER.unpack_from(shared)
+        end = _HEADER.size + count * _ENTRY.size
+        if end > len(shared):
+            return change, []
+        body = bytearray(shared[_HEADER.size : end])
+    good = zlib.crc32(body, zlib.crc32(_HEAD.pack(change, count))) == check
+    keys = [_Key(*each) for each in _ENTRY.iter_unpack(body)] if good else []
+    body[:] = bytes(len(body))
+    return change, keys
+
+
+def _left(descriptor: int | None, now: float) -> list[_Key]:
+    """The keys in the memory of the master before that are still good."""
+    if descriptor is None:
+        return []
+    try:
+        with mmap.mmap(descriptor, 0) as memory:
+            return [key for key in _read(memory)[1] if key.until > now]
+    except (OSError, ValueError, struct.error):
+        return []
+    finally:
+        os.close(descriptor)
 
 
 def read_keys(path: str, log: Callable[[str], None]) -> tuple[list[bytes], object]:

@@ -39,6 +39,7 @@ from uwgate.config.settings import (
     RequestLogSettings,
     SubscriptionSettings,
 )
+from uwgate.config.settings_process import LifeSettings, MainLogSettings, ZergSettings
 from uwgate.config.settings_static import StaticSettings
 from uwgate.config.settings_tls import SessionSettings, TicketSettings, TlsSettings
 
@@ -191,7 +192,7 @@ _COMPOSED = {
     "fastrouter": "listeners nodes fallback mapper subscriptions modifier1 modifier2 variables"
     " node_keepalive_timeout body_buffer manage_expect raw_body chunked_input x_forwarded forwarded"
     " post_buffering_dir",
-    "process": "shared_sockets undeferred respawn_delay",
+    "process": "shared_sockets undeferred respawn_delay add_gids",
     "request_log": "",
     "subscriptions": "sign_digest sign_directory sign_skip_uids credentials",
     "announce": "entries use_credentials",
@@ -200,6 +201,9 @@ _COMPOSED = {
     "tickets": "source",
     "static": "checks maps docroot index skip_ext safe mime expires compressed sendfile accel"
     " sendfile_fields",
+    "life": "fifos touches",
+    "main_log": "uid gid",
+    "zerg": "servers pools attach",
 }
 _SECTIONS: dict[str, type[Any]] = {
     "http": HttpSettings,
@@ -212,6 +216,9 @@ _SECTIONS: dict[str, type[Any]] = {
     "sessions": SessionSettings,
     "tickets": TicketSettings,
     "static": StaticSettings,
+    "life": LifeSettings,
+    "main_log": MainLogSettings,
+    "zerg": ZergSettings,
 }
 
 
@@ -376,16 +383,16 @@ def test_server_options_are_named_in_one_line() -> None:
 
 
 def test_later_options_are_warned_about_once() -> None:
-    words = ("--touch-reload", "/a", "--touch-reload", "/b", "--http-cheap=false")
+    words = ("--fs-reload", "/a", "--fs-reload", "/b", "--http-cheap=false")
     assert warnings_of(*BASE, *words) == [
-        "command line: touch-reload: known from uWSGI, but without effect in this version of uwgate"
+        "command line: fs-reload: known from uWSGI, but without effect in this version of uwgate"
     ]
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "rawrouter", "forkptyrouter", "tuntap-router", "http-use-cache", "http-zerg",
+        "rawrouter", "forkptyrouter", "tuntap-router", "http-use-cache",
     ],
 )  # fmt: skip
 def test_what_would_change_the_service_is_refused(name: str) -> None:
@@ -403,16 +410,15 @@ def test_what_may_be_meant_instead_is_named() -> None:
 
 
 def test_commands_of_uwsgi_are_refused() -> None:
-    assert errors_of(*BASE, "--stop", "/x.pid") == [
-        "command line: stop: is a command of the uWSGI binary that uwgate does not have"
+    assert errors_of(*BASE, "--build-plugin", "/x") == [
+        "command line: build-plugin: is a command of the uWSGI binary that uwgate does not have"
     ]
 
 
 @pytest.mark.parametrize(
     "names",
     [
-        "emperor daemonize daemonize2 master-fifo zerg stats-push"
-        " ssl-enable-compression http-harakiri",
+        "emperor stats-push ssl-enable-compression fs-reload rawrouter-zerg log-drain",
     ],
 )
 def test_known_for_later(names: str) -> None:
@@ -425,7 +431,7 @@ def test_known_for_later(names: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "module", "wsgi-file", "processes", "workers", "threads", "harakiri", "plugins", "plugin",
+        "module", "wsgi-file", "processes", "workers", "threads", "spooler", "plugins", "plugin",
         "env", "callable", "pythonpath", "virtualenv", "home", "need-app", "lazy-apps",
         "enable-threads", "buffer-size", "cheaper", "route", "mount", "http-socket",
         "https-socket", "suwsgi-socket", "ssl-socket",

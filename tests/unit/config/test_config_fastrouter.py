@@ -133,9 +133,6 @@ def test_a_directory_that_is_not_there() -> None:
 
 def test_options_that_change_what_is_served_are_errors() -> None:
     assert errors_of(*BASE, "--fastrouter-use-cache")
-    assert errors_of(*BASE, "--fastrouter-zerg", "/run/zerg")
-    (warning,) = warnings_of(*BASE, "--fastrouter-harakiri", "9")
-    assert "without effect" in warning
     assert not warnings_of(*BASE, "--fastrouter-events", "9", "--fastrouter-buffer-size", "9")
 
 

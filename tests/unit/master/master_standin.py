@@ -26,6 +26,7 @@ from uwgate.config.settings import (
     RequestLogSettings,
     Settings,
 )
+from uwgate.config.settings_process import LifeSettings
 from uwgate.master import supervisor
 from uwgate.master.control import Message
 from uwgate.master.worker import Listener
@@ -49,7 +50,13 @@ class StandIn:
             server = await self.loop.create_server(lambda: Line(self), sock=sock)
             self.servers.append(server)
 
-    def drain(self) -> None:
+    def pause(self) -> None:
+        pass
+
+    def resume(self) -> None:
+        pass
+
+    def drain(self, *, gently: bool = False) -> None:
         for server in self.servers:
             server.close()
         for line in list(self.open):
@@ -209,6 +216,7 @@ def build(options: dict[str, object]) -> Settings:
         ProcessSettings(**process),
         HttpSettings(listeners, **http),
         RequestLogSettings(**options.get("request_log", {})),
+        life=LifeSettings(**options.get("life", {})),
     )
 
 

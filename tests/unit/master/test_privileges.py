@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[3]
 HEAD = "import json, os, sys\nfrom uwgate.master import privileges\n"
 
@@ -67,3 +69,54 @@ def test_descriptor_limit_is_raised() -> None:
 def test_bad_prctl_is_an_error() -> None:
     done = child("privileges._prctl(-1, 0)")
     assert "OSError: [Errno 22] Invalid argument" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can choose its groups")
+def test_more_groups() -> None:
+    done = child(
+        "import pwd\n"
+        "mail = pwd.getpwnam('nobody')\n"
+        "privileges.drop(mail.pw_uid, 54321, add_gids=(54322, 54323, 54322))\n"
+        "groups = os.getgroups()\n"
+        "print(os.getgid(), [gid for gid in groups if gid > 54000])\n"
+        "privileges.drop(os.geteuid(), os.getegid(), add_gids=(54322,))\n"
+        "try: privileges.drop(os.geteuid(), os.getegid(), 'http-', add_gids=(1, 54324))\n"
+        "except Exception as error: print(error)\n"
+    )
+    first, second = done.stdout.splitlines()
+    assert first in ("54321 [54321, 54322, 54323]", "54321 [54322, 54323]")
+    assert second == "http-add-gid = 1,54324: operation not permitted"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can choose its groups")
+def test_more_groups_without_another_user() -> None:
+    done = child("privileges.drop(None, None, add_gids=(54322,)); print(os.getgroups())")
+    assert "54322" in done.stdout, done.stderr
+    done = child("os.setgroups([7]); privileges.drop(None, None); print(os.getgroups())")
+    assert done.stdout == "[7]\n"
+
+
+def test_another_root_directory(tmp_path: Path) -> None:
+    (tmp_path / "inside").touch()
+    done = child(f"privileges.enter_root({str(tmp_path)!r}); print(os.getcwd(), os.listdir('/'))")
+    if os.geteuid() == 0:
+        assert done.stdout == "/ ['inside']\n"
+        done = child(f"privileges.enter_root({str(tmp_path / 'missing')!r})")
+        assert f"StartError: chroot = {tmp_path}/missing: no such file" in done.stderr
+    else:
+        assert f"StartError: chroot = {tmp_path}: operation not permitted" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has the right to hand on")
+def test_another_root_directory_for_the_worker_of_a_master_that_was_root(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    done = child(
+        f"os.chdir({str(tmp_path)!r})\n"
+        "privileges.drop(65534, None, capabilities=('sys_chroot',))\n"
+        "from uwgate.master import capabilities\n"
+        "privileges.enter_root('.')\n"
+        "capabilities.drop_all()\n"
+        "try: os.chroot('/')\n"
+        "except PermissionError: print('for good')\n"
+    )
+    assert done.stdout == "for good\n", done.stderr

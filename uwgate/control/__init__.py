@@ -1,0 +1,1 @@
+"""The commands ``uwgate reload``, ``stop`` and ``status``: orders over the control socket."""

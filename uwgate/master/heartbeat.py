@@ -1,0 +1,58 @@
+"""Whether the event loop of a worker still turns.
+
+Each worker writes the time into a place of its own, in memory that it shares with the master: a
+message would wait in a queue, and say of a loop that has just come back that it is well.
+
+Layout: 256 × f64, seconds of ``time.monotonic()``, which the processes of a machine share; 0 where
+nobody has written yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import mmap
+import os
+import signal
+
+from uwgate.master.logs import MainLog
+from uwgate.master.loop import Loop
+
+CELLS = 256
+INTERVAL = 0.5
+"""Seconds between two beats."""
+
+DUMP = signal.SIGUSR2
+"""Has a worker write its stacks to the log, whatever it is busy with (``faulthandler``)."""
+
+_DUMPING = 0.3  # seconds that it gets for that
+
+
+class Heartbeats:
+    """To be made before the first fork. ``cell``: the place of a process, below CELLS."""
+
+    __slots__ = ("_cells",)
+
+    def __init__(self) -> None:
+        self._cells = memoryview(mmap.mmap(-1, CELLS * 8)).cast("d")
+
+    def beat(self, cell: int, now: float) -> None:
+        """Of the process in that cell; 0 when another one gets it."""
+        self._cells[cell] = now
+
+    def late(self, cell: int, now: float, limit: float) -> bool:
+        """Whether the process has beaten, and not for ``limit`` seconds."""
+        last = self._cells[cell]
+        return bool(limit and last and now - last > limit + INTERVAL)
+
+
+def dump_and_kill(loop: Loop, log: MainLog, name: str, pid: int) -> None:
+    """Have a worker that is stuck write where, then kill it."""
+    log.line(f"*** HARAKIRI ON GATEWAY {name} (pid: {pid}) ***")
+    _send(pid, DUMP)
+    loop.call_later(_DUMPING, functools.partial(_send, pid, signal.SIGKILL))
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)

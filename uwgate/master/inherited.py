@@ -1,0 +1,58 @@
+"""Sockets that are bound already: those of the master before, and those of systemd."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+
+from uwgate.config.settings import Endpoint
+from uwgate.master.handover import HandedSocket
+from uwgate.subscriptions.socketfile import identity
+
+
+class Inherited:
+    """A store of them. ``rehearsal``: another process uses them; nothing of them is changed."""
+
+    def __init__(self, sockets: Iterable[HandedSocket] = (), *, rehearsal: bool = False) -> None:
+        self._sockets = list(sockets)
+        self.rehearsal = rehearsal
+
+    def take(self, endpoint: Endpoint, kind: str, name: str = "") -> HandedSocket | None:
+        """That of an address, if there is one; nobody else gets it then.
+
+        ``kind``: stream or dgram. ``name``: what it is called once it is bound.
+        """
+        for each in self._sockets:
+            if each.kind == kind and _is_it(each, endpoint, name):
+                self._sockets.remove(each)
+                return each
+        return None
+
+    def take_all(self, text: str) -> list[HandedSocket]:
+        """Those with that text, in order."""
+        found = [each for each in self._sockets if each.text == text]
+        self._sockets = [each for each in self._sockets if each.text != text]
+        return found
+
+    def close_rest(self, *, vacuum: bool = False) -> list[str]:
+        """Close what nobody has asked for -> the names. ``vacuum``: with the files of unix ones."""
+        for each in self._sockets:
+            for fd in each.fds:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+            if vacuum and each.file is not None and identity(each.name) == tuple(each.file):
+                with contextlib.suppress(OSError):
+                    os.unlink(each.name)
+        names = [each.name for each in self._sockets]
+        self._sockets.clear()
+        return names
+
+
+def _is_it(each: HandedSocket, endpoint: Endpoint, name: str) -> bool:
+    if endpoint.kind == "fd":
+        return bool(endpoint.text == each.text or each.fds == [endpoint.number])
+    if endpoint.kind == "unix":
+        # Whatever the path is called now: it leads to the file of that very socket.
+        return each.file is not None and identity(endpoint.path) == tuple(each.file)
+    return each.name == name if name else each.text == endpoint.text
