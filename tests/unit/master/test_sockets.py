@@ -16,6 +16,7 @@ from support.waiting import free_port
 
 from uwgate.config.settings import Endpoint, ProcessSettings
 from uwgate.master.errors import StartError
+from uwgate.master.inherited import Inherited
 from uwgate.master.sockets import Binder, Bound
 
 DEFAULT = ProcessSettings(listen=16)
@@ -328,3 +329,82 @@ def test_backlog_above_that_of_the_kernel() -> None:
         make.bind_shared(1)
     reason = f"more than net.core.somaxconn ({most}); raise that, or lower listen"
     assert str(caught.value) == f"listen = 1073741824: {reason}"
+
+
+# --- taken over ---------------------------------------------------------------------------------
+
+
+PROMPT = replace(DEFAULT, defer_accept=0)  # without waiting for the client's first byte
+
+
+def handed_over(bound: Bound) -> Inherited:
+    """What the next master gets: the same sockets, its own descriptors."""
+    handed = bound.handed()
+    handed.fds = [os.dup(fd) for fd in handed.fds]
+    bound.close()
+    return Inherited([handed])
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 3), (3, 2), (2, 3)])
+def test_sockets_go_on(before: int, after: int) -> None:
+    port = free_port()
+    old = Binder(PROMPT, print).listen("http", tcp(port), before)
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(12)]
+    bound = Binder(PROMPT, print, handed_over(old)).listen("http", tcp(port), after)
+    assert not bound.fresh
+    assert len(bound.sockets) == max(before, after)
+    assert accepted(bound) == 12
+    # New ones take part at once.
+    clients += [socket.create_connection(("127.0.0.1", port)) for _ in range(12)]
+    assert accepted(bound) == 12
+    for client in clients:
+        client.close()
+    bound.close()
+
+
+def test_a_unix_socket_goes_on_and_its_mode_follows_the_configuration(directory: str) -> None:
+    path = f"{directory}/s"
+    old = Binder(replace(DEFAULT, chmod_socket=0o600), print).listen("http", unix(path), 1)
+    make = Binder(replace(DEFAULT, chmod_socket=0o666, chown_socket=(-1, -1)), print,
+                  handed_over(old))  # fmt: skip
+    bound = make.listen("http", unix(path), 4)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o666
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        assert accepted(bound) == 1
+    make.vacuum(fresh=True)
+    assert os.path.exists(path)
+    make.vacuum()
+    assert not os.path.exists(path)
+    make.close()
+
+
+def test_a_rehearsal_changes_nothing_of_a_socket(directory: str) -> None:
+    path = f"{directory}/s"
+    old = Binder(replace(DEFAULT, chmod_socket=0o600), print).listen("http", unix(path), 1)
+    handed = old.handed()
+    handed.fds = [os.dup(fd) for fd in handed.fds]
+    inherited = Inherited([handed], rehearsal=True)
+    make = Binder(replace(DEFAULT, chmod_socket=0o666), print, inherited)
+    make.listen("http", unix(path), 1)
+    fresh = make.listen("http", unix(f"{directory}/fresh"), 1)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    make.vacuum(fresh=True)
+    assert os.path.exists(path)
+    assert not os.path.exists(fresh.name)
+    make.close()
+    old.close()
+
+
+def test_options_that_connections_inherit() -> None:
+    process = replace(
+        DEFAULT, keepalive_probes=True, send_buffer=30_000, receive_buffer=40_000, fast_open=5
+    )
+    with binder(process) as make:
+        (sock,) = make.listen("http", tcp(free_port()), 1).sockets
+        options = [
+            sock.getsockopt(socket.SOL_SOCKET, option)
+            for option in (socket.SO_KEEPALIVE, socket.SO_SNDBUF, socket.SO_RCVBUF)
+        ]
+        assert options == [1, 60_000, 80_000]  # the kernel doubles them
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN) == 5

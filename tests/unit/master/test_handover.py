@@ -1,0 +1,171 @@
+"""What one master writes the next one reads, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from uwgate.config.settings import Endpoint
+from uwgate.master import handover
+from uwgate.master.handover import HandedSocket, HandedWorker, Handover, HandoverError
+from uwgate.master.inherited import Inherited
+from uwgate.subscriptions.socketfile import identity
+
+
+def everything(fd: int) -> Handover:
+    given = Handover("9.9", reloads=3, started=5.0)
+    given.sockets = [HandedSocket("127.0.0.1:80", "stream", [fd], None, ":80", True)]
+    given.workers = [HandedWorker("http", 1, 1, 77, fd, 4, 1.5, 2.5, 6, True, False, "ü\x00", "{")]
+    given.parts = {"tls": {"tickets": 3}, "again": ""}
+    given.fds = [fd]
+    return given
+
+
+@pytest.mark.parametrize("mode", ["", "rehearse", "fork"])
+def test_what_is_written_is_read(mode: handover.Mode) -> None:
+    environ: dict[str, str] = {}
+    with socket.socket() as sock:
+        given = everything(sock.fileno())
+        file = handover.write(given)
+        handover.prepare(given, file, environ, mode)
+        assert sock.get_inheritable()
+        assert os.get_inheritable(file)
+        # A rehearsal shares the offset of the file.
+        os.lseek(file, 5, os.SEEK_SET)
+        taken = handover.take(environ)
+        assert taken is not None
+        assert not sock.get_inheritable()
+    assert environ == {}
+    given.mode = mode
+    assert taken == given
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file)
+
+
+def test_a_first_start_has_nothing() -> None:
+    assert handover.take({}) is None
+
+
+def test_an_execution_that_failed_is_undone() -> None:
+    environ: dict[str, str] = {}
+    with socket.socket() as sock:
+        given = everything(sock.fileno())
+        file = handover.write(given)
+        handover.prepare(given, file, environ, "")
+        handover.undo(given, file, environ)
+        assert not sock.get_inheritable()
+    assert environ == {}
+
+
+def test_members_of_another_version() -> None:
+    """More is ignored, less has a default."""
+    value = {
+        "format": 1, "version": "10.0", "reloads": 1, "started": 2, "parts": {}, "fds": [],
+        "sockets": [{"name": "x", "kind": "stream", "fds": [3], "colour": "red"}],
+        "workers": [], "new": {},
+    }  # fmt: skip
+    file = handover.memory_file("test", json.dumps(value).encode())
+    taken = handover.take({handover.VARIABLE: str(file)})
+    assert taken is not None
+    assert taken.sockets == [HandedSocket("x", "stream", [3])]
+
+
+def memory(data: bytes) -> str:
+    return str(handover.memory_file("test", data))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "cannot be read"),
+        (b"[]", "cannot be read"),
+        (b'{"format": 2, "version": "11"}', "written by uwgate 11, in another format"),
+        (b'{"format": 1}', "cannot be read: 'version'"),
+        (b'{"format":1,"version":"1","reloads":"x","started":0}', "cannot be read"),
+        (
+            b'{"format":1,"version":"1","reloads":1,"started":0,"sockets":[{}],"workers":[],'
+            b'"parts":{},"fds":[]}',
+            "cannot be read",
+        ),
+    ],
+)
+def test_what_cannot_be_read(data: bytes, reason: str) -> None:
+    with pytest.raises(HandoverError, match=reason):
+        handover.take({handover.VARIABLE: memory(data)})
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "3:", "3:other", "9999", "²"])
+def test_a_variable_of_somebody_else(text: str) -> None:
+    if text == "3:":
+        text = "9998:"
+    with pytest.raises(HandoverError):
+        handover.take({handover.VARIABLE: text})
+
+
+def test_any_file_is_not_good_enough(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("{}")
+    fd = os.open(path, os.O_RDONLY)
+    with pytest.raises(HandoverError):
+        handover.take({handover.VARIABLE: str(fd)})
+    fd = os.memfd_create("not-sealed", os.MFD_ALLOW_SEALING)
+    with pytest.raises(HandoverError, match="is not what uwgate writes"):
+        handover.take({handover.VARIABLE: str(fd)})
+
+
+# --- sockets ------------------------------------------------------------------------------------
+
+
+def test_sockets_are_found_by_what_they_are(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(path)
+        file = identity(path)
+        assert file is not None
+        stream = HandedSocket("127.0.0.1:80", "stream", [90])
+        datagram = HandedSocket("127.0.0.1:80", "dgram", [91])
+        named = HandedSocket("0.0.0.0:5", "stream", [92], None, "fd://web", True)
+        at = HandedSocket("whatever/s", "stream", [93], list(file))
+        store = Inherited([stream, datagram, named, at])
+        tcp = Endpoint("tcp", "localhost:80", host="localhost", port=80)
+        assert store.take(tcp, "stream", "127.0.0.1:81") is None
+        assert store.take(tcp, "dgram", "127.0.0.1:80") is datagram
+        assert store.take(tcp, "stream", "127.0.0.1:80") is stream
+        assert store.take(tcp, "stream", "127.0.0.1:80") is None  # taken
+        assert store.take(Endpoint("fd", "fd://9", number=9), "stream") is None
+        assert store.take(Endpoint("fd", "fd://92", number=92), "stream") is named
+        assert store.take(Endpoint("unix", "x", path="/nonexistent"), "stream") is None
+        assert store.take(Endpoint("unix", path, path=path), "stream") is at
+
+
+def test_a_file_that_was_replaced_is_another(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as old, socket.socket(socket.AF_UNIX) as new:
+        old.bind(path)
+        file = identity(path)
+        assert file is not None
+        os.unlink(path)
+        new.bind(path)
+        store = Inherited([HandedSocket(path, "stream", [93], list(file))])
+        assert store.take(Endpoint("unix", path, path=path), "stream") is None
+
+
+@pytest.mark.parametrize("vacuum", [False, True])
+def test_what_nobody_wants_is_closed(tmp_path: Path, vacuum: bool) -> None:
+    path = str(tmp_path / "s")
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(path)
+    file = identity(path)
+    assert file is not None
+    number = sock.detach()
+    store = Inherited([HandedSocket(path, "stream", [number, 9997], list(file), "cache x")])
+    assert store.take_all("cache y") == []
+    assert store.close_rest(vacuum=vacuum) == [path]
+    assert os.path.exists(path) is not vacuum
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+    assert store.close_rest() == []
