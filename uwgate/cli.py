@@ -6,10 +6,11 @@ Problems go to standard error, one line each.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from uwgate import __version__
 from uwgate.config import options
@@ -23,7 +24,17 @@ from uwgate.control import pidfiles
 if TYPE_CHECKING:
     from uwgate.master.guardian import Pledge
 
-_GUARDIAN = "UWGATE_GUARDIAN"  # as in master.guardian, which only a reload has to import
+# As in master.guardian and master.handover, which only a reload has to import.
+_GUARDIAN = "UWGATE_GUARDIAN"
+_HANDOVER = "UWGATE_HANDOVER"
+
+
+class _ReadAlready(io.BytesIO):
+    """Standard input in a reload: a configuration that came from there cannot be read again."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise OSError(errno.ENXIO, "standard input cannot be read a second time")
+
 
 
 def _write(stream: TextIO | None, text: str) -> None:
@@ -137,13 +148,16 @@ def _serve(words: list[str], pledge: Pledge | None) -> int:
         _write(sys.stdout, f"uwgate {__version__}\n")
         return 0
     if orders := pidfiles.orders(command.items):
-        return _signal(orders)
+        _report(problems)
+        return 1 if problems.errors else _signal(orders)
     try:
         program = os.path.join(os.getcwd(), sys.argv[0])
     except OSError as error:
         _write(sys.stderr, f"uwgate: error: the current directory is gone: {error.strerror}\n")
         return 1
-    stdin = sys.stdin.buffer if sys.stdin is not None else io.BytesIO()
+    stdin: BinaryIO = sys.stdin.buffer if sys.stdin is not None else io.BytesIO()
+    if _HANDOVER in os.environ:
+        stdin = _ReadAlready()
     configuration = configure(command, os.environ, stdin, program, problems)
     if command.has("get"):
         return _get(command, configuration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import string
@@ -117,8 +118,11 @@ def test_workers_have_no_part_in_it(start_gateway: StartGateway, paths: list[Pat
     assert children
 
     def has_it(process: str) -> bool:
-        links = [os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir()]
-        return str(paths[0]) in links
+        for link in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if os.readlink(link) == str(paths[0]):
+                    return True
+        return False
 
     assert has_it(str(pid))
     wait_until(lambda: not any(map(has_it, children)), "the workers have let go")

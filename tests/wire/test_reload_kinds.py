@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import threading
 from pathlib import Path
 
 from support.nodes import RawHttpNode
@@ -65,7 +66,7 @@ def test_fresh_workers_of_the_same_configuration(tmp_path: Path) -> None:
             gateway.logged("FIFO w: fresh workers")
             gateway.logged("respawned uwgate http 1")
             wait_until(lambda: client.ask(GET).closes, "the old one is relieved")
-            wait_until(lambda: ended(old), "the old one is gone")
+            wait_until(lambda: len(gateway.workers) == 1, "the old one is gone")
             (old,) = gateway.workers
             with gateway.connect() as other:
                 assert other.ask(GET).status == 200
@@ -140,3 +141,117 @@ def test_the_older_master_hears_again_when_the_newer_one_has_ended(tmp_path: Pat
             announce(server, one)
             gateway.logged("new node")
             wait_until(lambda: status(gateway) == 200, "it serves")
+
+
+def test_the_oldest_worker_is_hurried_not_the_newest(tmp_path: Path) -> None:
+    """Connections that nobody uses hold old workers; those of the last reload are in use."""
+    with RawHttpNode() as node, reloadable(tmp_path, f"http-to = {node.spec}") as gateway:
+        holding = []
+        for _ in range(6):
+            client = gateway.connect()
+            assert client.ask(GET).status == 200
+            holding.append(client)
+            gateway.reload()
+        # More than four relieved workers: the first ones had to let go, in the order of their age.
+        for client in holding[:2]:
+            client.assert_closed()
+        for client in holding[3:]:
+            reply = client.ask(GET)
+            assert reply.status == 200
+            assert reply.closes
+        for client in holding:
+            client.close()
+
+
+def test_sockets_are_added_under_load(tmp_path: Path) -> None:
+    """The rehearsal must not listen: what the kernel gives it is lost."""
+    text = "http-to = {}\nhttp-processes = {}"
+    with RawHttpNode() as node, reloadable(tmp_path, text.format(node.spec, 1)) as gateway:
+        done = threading.Event()
+        failures: list[str] = []
+        count = [0]
+
+        def ask() -> None:
+            while not done.is_set():
+                try:
+                    if status(gateway) != 200:
+                        failures.append("status")
+                    count[0] += 1
+                except (OSError, AssertionError) as error:
+                    failures.append(repr(error))
+
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for workers in (3, 5):
+                gateway.reload(text.format(node.spec, workers))
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+        assert not failures
+        assert count[0] > 20
+
+
+def test_a_mode_that_cannot_be_changed_any_more_is_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "s.sock"
+    with RawHttpNode() as node:
+        text = f"http-to = {node.spec}\nhttp = {path}\nchmod-socket = 660\ncontrol-socket = {{}}"
+        text = text.format(tmp_path / "control")
+        with reloadable(tmp_path, text) as gateway:
+            gateway.reload()
+            assert path.stat().st_mode & 0o777 == 0o660
+            gateway.reload(text.replace("660", "600"))
+            assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_end_during_the_rehearsal_is_the_end(tmp_path: Path) -> None:
+    with RawHttpNode() as node:
+        text = f"http-to = {node.spec}\ndrain-delay = 1"
+        gateway = Reloadable(tmp_path, text)
+        try:
+            assert status(gateway) == 200
+            gateway.process.send_signal(signal.SIGHUP)
+            gateway.logged("trying the configuration first")
+            gateway.process.send_signal(signal.SIGTERM)
+            assert gateway.process.wait(10) == 0
+            assert "] reloaded: " not in gateway.log
+        finally:
+            gateway.kill()
+
+
+def test_a_directory_that_is_gone(tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    release.mkdir()
+    with RawHttpNode() as node:
+        text = f"http-to = {node.spec}\nchdir = {release}"
+        with reloadable(tmp_path, text) as gateway:
+            release.rename(tmp_path / "old")
+            release.mkdir()
+            (tmp_path / "old").rmdir()
+            gateway.reload()
+            assert status(gateway) == 200
+
+
+def test_a_worker_that_dies_in_a_chain_is_no_end_of_reloads(tmp_path: Path) -> None:
+    """The mapper of the new configuration cannot be loaded any more when the workers start."""
+    mapper, fifo = tmp_path / "mapper.py", tmp_path / "fifo"
+    with RawHttpNode() as node:
+        good = f"http-to = {node.spec}\nhttp-processes = 2\nmaster-fifo = {fifo}"
+        mapper.write_text(
+            "import os\n"
+            "if os.path.exists(__file__ + '.broken') and os.getppid() != 1 and "
+            "open('/proc/self/comm').read().startswith('uwgate http'):\n"
+            "    os._exit(9)\n"
+            f"def find(key):\n    return 'http://{node.address}'\n"
+        )
+        with reloadable(tmp_path, good) as gateway:
+            wait_until(lambda: len(gateway.workers) == 2, "all workers")
+            (tmp_path / "mapper.py.broken").touch()
+            gateway.write(
+                f"http-use-code-string = 0:{mapper}:find\nhttp-processes = 2\nmaster-fifo = {fifo}"
+            )
+            write(fifo, "c")
+            gateway.logged("reload failed: ")
+            assert status(gateway) == 200

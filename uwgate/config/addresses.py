@@ -17,6 +17,7 @@ import re
 import socket
 import struct
 
+from uwgate.config import values
 from uwgate.config.settings import Endpoint, NodeSettings
 
 _NUMBER = re.compile(r"[0-9]{1,5}")
@@ -131,6 +132,7 @@ def _check(text: str) -> None:
         raise ValueError("an address is missing; expected HOST:PORT, :PORT, @NAME or a path")
     if _CONTROL.search(text):
         raise ValueError(f"{text!r} has control characters in it")
+    values.for_system(text)
 
 
 def _tcp(text: str, low: int) -> Endpoint:

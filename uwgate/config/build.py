@@ -12,7 +12,12 @@ from uwgate.config.compose import http_settings, process_settings, request_log_s
 from uwgate.config.compose_caches import cache_settings, used_caches
 from uwgate.config.compose_client import announce_settings
 from uwgate.config.compose_fast import fast_settings
-from uwgate.config.compose_master import life_settings, main_log_settings, zerg_settings
+from uwgate.config.compose_master import (
+    check_addresses,
+    life_settings,
+    main_log_settings,
+    zerg_settings,
+)
 from uwgate.config.compose_nodes import check_gateways
 from uwgate.config.compose_static import for_application
 from uwgate.config.compose_subscriptions import subscription_settings
@@ -92,6 +97,7 @@ def _settings(found: Found, problems: Problems) -> Settings:
     sessions = {http.tls.sessions.cache} if http is not None and http.tls is not None else ()
     check_effects(found, problems)
     zerg = zerg_settings(found, (http is not None) + (fast is not None), problems)
+    check_addresses(found, problems)
     if process.chdir:
         if not os.path.isdir(process.chdir):
             each = found.last("chdir")

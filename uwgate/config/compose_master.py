@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, get_args
 
+from uwgate.config.compose_nodes import ALL_LISTENERS, LISTENERS, bound_as, where_of
 from uwgate.config.found import Found, Value
 from uwgate.config.model import Problems
 from uwgate.config.settings import Endpoint
@@ -12,13 +13,17 @@ from uwgate.config.settings_process import (
     LifeSettings,
     MainLogSettings,
     Touch,
+    TouchAction,
     ZergAttach,
     ZergPool,
     ZergSettings,
 )
 
 _SLOTS = 10
-_ATTACH = {"zerg": "", "http-zerg": "http", "fastrouter-zerg": "fastrouter"}
+ATTACH = {"zerg": "", "http-zerg": "http", "fastrouter-zerg": "fastrouter"}
+"""Options that take sockets of a zerg server -> the gateway ("": the only one)."""
+TOUCHES = tuple(f"touch-{action}" for action in get_args(TouchAction))
+"""Options that watch a file."""
 
 
 def life_settings(found: Found, problems: Problems) -> LifeSettings:
@@ -27,15 +32,8 @@ def life_settings(found: Found, problems: Problems) -> LifeSettings:
     if fields.get("control"):
         fields["control"] = os.path.abspath(fields["control"])
     fields["fifos"] = _fifos(found, problems)
-    names = [f"touch-{action}" for action in
-             ("reload", "chain-reload", "workers-reload", "logreopen", "logrotate", "exec",
-              "signal")]  # fmt: skip
-    touches = [each.value for each in found.all(*names)]
+    touches = [each.value for each in found.all(*TOUCHES)]
     fields["touches"] = tuple(each for each in touches if isinstance(each, Touch))
-    if found.is_on("die-on-idle") and not fields.get("idle"):
-        each = found.last("die-on-idle")
-        assert each is not None
-        problems.warn(each.item.origin, each.item.key, "without effect, as there is no idle")
     return LifeSettings(**fields)
 
 
@@ -71,11 +69,11 @@ def main_log_settings(found: Found) -> MainLogSettings:
 def zerg_settings(found: Found, gateways: int, problems: Problems) -> ZergSettings:
     """``gateways``: how many of them this instance has."""
     attach = []
-    for each in found.all(*_ATTACH):
+    for each in found.all(*ATTACH):
         if each.row.name == "zerg" and gateways != 1:
             message = "which gateway? write http-zerg or fastrouter-zerg"
             problems.error(each.item.origin, each.item.key, message)
-        attach.append(ZergAttach(_ATTACH[each.row.name], _address(each)))
+        attach.append(ZergAttach(ATTACH[each.row.name], _address(each)))
     pools = [each.value for each in found.all("zerg-pool")]
     return ZergSettings(
         tuple(_address(each) for each in found.all("zerg-server")),
@@ -83,6 +81,62 @@ def zerg_settings(found: Found, gateways: int, problems: Problems) -> ZergSettin
         tuple(attach),
         found.is_on("zerg-fallback"),
     )
+
+
+def check_addresses(found: Found, problems: Problems) -> None:
+    """What would be bound twice, or asked of this instance itself, or asked twice."""
+    seen: dict[Endpoint, str] = {}
+    for each in found.all(*ALL_LISTENERS, "shared-socket", "undeferred-shared-socket"):
+        seen.setdefault(bound_as(where_of(each)), each.item.origin)
+    controls = set()
+    for each in found.all("zerg-pool", "zerg-server", "control-socket"):
+        bound = _bound(each)
+        if each.row.name != "control-socket":
+            controls.add(bound_as(bound[0]))
+        for where in bound:
+            same = bound_as(where)
+            if same not in seen:
+                seen[same] = each.item.origin
+            elif where.kind != "tcp" or where.port:
+                message = f"{where.text} is listened on already (see {seen[same]})"
+                problems.error(each.item.origin, each.item.key, message)
+    for each in found.all("master-fifo"):
+        same = bound_as(_unix(str(each.value)))
+        if same in seen:
+            message = f"{each.value} is listened on already (see {seen[same]})"
+            problems.error(each.item.origin, each.item.key, message)
+    _check_attach(found, controls, problems)
+
+
+def _check_attach(found: Found, controls: set[Endpoint], problems: Problems) -> None:
+    asked: dict[Endpoint, str] = {}
+    for each in found.all(*ATTACH):
+        server = _address(each)
+        same = bound_as(server)
+        if same in controls:
+            message = f"{server.text} hands out sockets of this very instance"
+            problems.error(each.item.origin, each.item.key, message)
+        elif same in asked:
+            message = f"{server.text} is asked already (see {asked[same]})"
+            problems.error(each.item.origin, each.item.key, message)
+        asked.setdefault(same, each.item.origin)
+        router = ATTACH[each.row.name]
+        own = LISTENERS[router] if router else ALL_LISTENERS
+        fallback = found.last("zerg-fallback")
+        if fallback is not None and fallback.value and not found.all(*own):
+            message = f"there is no address to fall back to, if {server.text} is away"
+            problems.warn(fallback.item.origin, fallback.item.key, message)
+
+
+def _bound(each: Value) -> tuple[Endpoint, ...]:
+    """All that an option binds; a control socket comes first."""
+    if isinstance(each.value, ZergPool):
+        return (each.value.control, *each.value.addresses)
+    return (_unix(each.value) if isinstance(each.value, str) else _address(each),)
+
+
+def _unix(path: str) -> Endpoint:
+    return Endpoint("unix", path, path=path)
 
 
 def _address(each: Value) -> Endpoint:

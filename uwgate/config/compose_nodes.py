@@ -29,7 +29,7 @@ LISTENERS = {
     "fastrouter": ("fastrouter",),
 }
 """Gateway -> the options that say where it listens."""
-_ALL_LISTENERS = tuple(name for names in LISTENERS.values() for name in names)
+ALL_LISTENERS = tuple(name for names in LISTENERS.values() for name in names)
 
 _ZERGS = ("zerg", "http-zerg", "fastrouter-zerg")
 
@@ -51,7 +51,7 @@ def node(each: Value) -> NodeSettings:
 
 def check_gateways(found: Found, problems: Problems) -> None:
     """There has to be a gateway."""
-    names = (*_ALL_LISTENERS, *_ZERGS, "zerg-pool")
+    names = (*ALL_LISTENERS, *_ZERGS, "zerg-pool")
     if not found.all(*names) and not found.refused.intersection(names):
         message = "no address to listen on; give one, such as http = :8080 (see --help)"
         problems.error("", "http", message)
@@ -62,15 +62,15 @@ def listening(found: Found, router: str, problems: Problems) -> list[ListenerSet
     shared = len(found.all("shared-socket", "undeferred-shared-socket"))
     seen: dict[Endpoint, str] = {}
     listeners = []
-    for each in found.all(*_ALL_LISTENERS):
+    for each in found.all(*ALL_LISTENERS):
         plain = isinstance(each.value, Endpoint)
         mine = each.row.name in LISTENERS[router]
         if plain or not mine:
-            settings = ListenerSettings(_where(each))
+            settings = ListenerSettings(where_of(each))
         else:
             settings = listener(each, found, problems)
         where, item = settings.endpoint, each.item
-        same = replace(where, text="")
+        same = bound_as(where)
         if where.kind == "shared" and where.number >= shared:
             if mine:
                 message = f"there is no shared-socket number {where.number}; {shared} are given"
@@ -86,9 +86,17 @@ def listening(found: Found, router: str, problems: Problems) -> list[ListenerSet
     return listeners
 
 
-def _where(each: Value) -> Endpoint:
+def where_of(each: Value) -> Endpoint:
+    """Where an option of ``ALL_LISTENERS`` listens."""
     value = each.value
     return value.endpoint if isinstance(value, (Https, ToHttps)) else endpoint(each)
+
+
+def bound_as(where: Endpoint) -> Endpoint:
+    """The same for two ways to write one address; not to be bound itself."""
+    path = os.path.abspath(where.path) if where.kind == "unix" else where.path
+    host = (where.host or "0.0.0.0") if where.kind == "tcp" else where.host
+    return replace(where, text="", path=path, host=host)
 
 
 def serves(found: Found, router: str) -> bool:
@@ -97,7 +105,7 @@ def serves(found: Found, router: str) -> bool:
     if found.all(*names) or found.refused.intersection(names):
         return True
     # A zerg of no gateway's name: whichever has nodes.
-    plain = found.all("zerg") and not found.all(*_ALL_LISTENERS, *_ZERGS[1:])
+    plain = found.all("zerg") and not found.all(*ALL_LISTENERS, *_ZERGS[1:])
     return bool(plain and any(found.last(each) for each in _sources(router)))
 
 
@@ -198,7 +206,9 @@ def _embedded(
 ) -> tuple[NodeSettings, ...]:
     """Nothing names a node: uWSGI would serve from its own first socket."""
     names = [name for name in LISTENERS[router] if name != "http-to-https"]  # needs no node
-    given = found.all(*names)
+    given = found.all(*names, f"{router}-zerg")
+    if not given and serves(found, router):
+        given = found.all("zerg")
     if not given and found.all(*LISTENERS[router]):
         return ()
     sockets = found.all("socket")

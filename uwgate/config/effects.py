@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from uwgate.config.compose_nodes import GATEWAYS, serves
+from uwgate.config.compose_master import ATTACH
+from uwgate.config.compose_nodes import ALL_LISTENERS, GATEWAYS, serves
 from uwgate.config.compose_static import PLACES, has_places, is_serving, names_paths
 from uwgate.config.found import Found
 from uwgate.config.model import Problems
@@ -10,6 +11,7 @@ from uwgate.config.model import Problems
 _SERVERS = tuple(f"{router}-subscription-server" for router in GATEWAYS)
 _ANNOUNCED = ("subscribe-to", "subscribe2")
 _HTTPS = ("https", "https2")
+_ZERGS = tuple(ATTACH)
 
 # (options, at least one of which they need)
 _NEEDS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
@@ -82,6 +84,21 @@ _NEEDS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (
         ("cache-blocksize", "cache-udp-server", "cache-udp-node", "cache-secret", "cache-sync"),
         ("cache",),
+    ),
+    (("die-on-idle",), ("idle",)),
+    (("zerg-fallback",), _ZERGS),
+    (("zerg-server",), (*ALL_LISTENERS, *_ZERGS)),
+    (
+        (
+            "log-maxsize",
+            "log-backupname",
+            "log-reopen",
+            "log-truncate",
+            "logfile-chmod",
+            "logfile-chown",
+            "touch-logrotate",
+        ),
+        ("logto", "daemonize", "daemonize2"),
     ),
     (("multicast-ttl", "multicast-loop"), ("cache-udp-server", "cache-udp-node", "cache2")),
 )

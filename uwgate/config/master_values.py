@@ -43,6 +43,8 @@ def owner(text: str) -> tuple[int, int]:
 def socket_path(text: str) -> str:
     """The path of a unix socket."""
     path = values.filename(text)
+    if path.startswith(("@", ":")) or addresses.connecting(path).kind != "unix":
+        raise ValueError(f"{text!r} is no path of a unix socket")
     if len(os.fsencode(os.path.abspath(path))) > _UNIX_LIMIT:
         raise ValueError(f"{text!r} is too long for a unix socket ({_UNIX_LIMIT} bytes)")
     return path
@@ -50,6 +52,8 @@ def socket_path(text: str) -> str:
 
 def unix_address(text: str) -> Endpoint:
     """A path, or ``@name``: descriptors pass through no other socket."""
+    if not text:
+        raise ValueError("an address is missing; expected a path or @name")
     found = addresses.connecting(text)
     if found.kind not in ("unix", "abstract"):
         raise ValueError(f"{text!r} is no unix socket; expected a path or @name")
@@ -91,7 +95,7 @@ def touched(action: str) -> Callable[[str], Touch]:
     def parse(text: str) -> Touch:
         if known not in ("exec", "signal"):
             return Touch(os.path.abspath(values.filename(text)), known)
-        path, _, argument = text.strip().partition(" ")
+        path, _, argument = values.for_system(text).strip().partition(" ")
         argument = argument.strip()
         if not argument:
             what = "command" if known == "exec" else "signal"

@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from uwgate.config.build import Configuration
+from uwgate.config.compose_master import ATTACH, TOUCHES
 from uwgate.config.found import Value
 from uwgate.config.masking import HIDDEN, masked
 from uwgate.config.model import Kind, Option
@@ -42,8 +43,13 @@ _SECTIONS: dict[str, type[Any]] = {
 }
 
 
-_TOGETHER = ("http", "https", "https2", "http-to-https", "https-session-context")
 # Their order among each other means something.
+_TOGETHER = (
+    ("http", "https", "https2", "http-to-https", "https-session-context"),
+    TOUCHES,
+    tuple(ATTACH),
+)
+_GROUPS = {name: group for group in _TOGETHER for name in group}
 
 
 def default_of(row: Option) -> object:
@@ -113,10 +119,11 @@ def show(configuration: Configuration, settings: Settings) -> str:
     lines = ["[uwsgi]"]
     for row in OPTIONS:
         given = [each for each in configuration.found.accepted if _same(each.row, row)]
-        if row.name == _TOGETHER[0]:
-            given = configuration.found.all(*_TOGETHER)
-        elif row.name in _TOGETHER:
+        group = _GROUPS.get(row.name)
+        if group is not None and row.name != group[0]:
             continue
+        if group is not None:
+            given = configuration.found.all(*group)
         if given and not row.repeatable and row.name != "error-page-NNN":
             given = given[-1:]
         for each in given:

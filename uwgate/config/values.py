@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import grp
 import ipaddress
+import os
 import pwd
 import re
 from collections.abc import Callable
@@ -139,7 +140,17 @@ def filename(text: str) -> str:
     """A path; it may not be empty."""
     if not text:
         raise ValueError("a file name is missing")
-    return text
+    return for_system(text)
+
+
+def for_system(text: str) -> str:
+    """Text that the system takes: no NUL, no lone surrogates (JSON may hold either)."""
+    try:
+        if b"\0" not in os.fsencode(text):
+            return text
+    except UnicodeEncodeError:
+        pass
+    raise ValueError(f"{text!r} has characters in it that the system does not take")
 
 
 def mode(text: str) -> int:

@@ -192,8 +192,9 @@ class Assembly:
                 _make_way(life.control)
             endpoint = Endpoint("unix", life.control, path=life.control)
             self.control = self.binder.listen("control-socket", endpoint, 1, defer=False)
-            # Whoever connects is asked for his name; the mode would only keep out those who may.
-            os.chmod(life.control, 0o666)  # noqa: S103
+            if self.control.fresh:
+                # Whoever connects is asked for his name; the mode would keep out those who may.
+                os.chmod(life.control, 0o666)  # noqa: S103
         self.zergs = serve_zergs(
             self.settings.zerg, self.binder, self._lendable, self._loop, self._log
         )

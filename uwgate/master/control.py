@@ -4,10 +4,11 @@
 sender  message                           meaning
 ======  ================================  ============================================
 master  ``{"type": "stats", "round": n}``  send a snapshot
-master  ``{"type": "drain"}``             accept no more, finish, exit 0
+master  ``{"type": "drain"}``             accept no more, close idle connections, finish, exit 0
 master  ``{"type": "drain", "gently": true, "limit": s}``  the same within so many seconds, while
                                           others serve: idle connections get one more response
-master  ``{"type": "hurry"}``             of a gentle drain: close idle connections now
+master  ``{"type": "hurry"}``             of a gentle drain: close idle connections now; the limit
+                                          stays
 master  ``{"type": "pause"}``             accept no more connections for now
 master  ``{"type": "resume"}``            accept again
 master  ``{"type": "stop"}``              cut everything, exit 0
@@ -20,6 +21,11 @@ worker  ``{"type": "stats", "round": n, "snapshot": {…}}``
 worker  ``{"type": "mark", "key": s, "address": s, "reason": s}``  a node cannot be reached
 worker  ``{"type": "reached", "key": s, "address": s}``  a marked node was reached after all
 ======  ================================  ============================================
+
+A drain may be ordered again: what is gentle can become plain, never the other way round, and the
+earlier end counts. Without ``limit`` it is the ``drain-timeout`` of the gateway. SIGTERM is a plain
+one, and so is the end of the channel, which tells that the master has died: over a reload it stays
+open.
 
 Both ends are non-blocking and bounded. The master does not trust a worker's bytes: a line that is
 too long, not UTF-8 or not a JSON object raises ``ControlError``, and the worker is replaced.
@@ -44,7 +50,7 @@ class ControlError(Exception):
 class Channel:
     """One end. ``limit``: bytes of one message, and of what may wait to be sent."""
 
-    __slots__ = ("_in", "_limit", "_mute", "_out", "_scanned", "_socket", "closed")
+    __slots__ = ("_in", "_limit", "_mute", "_out", "_scanned", "_socket", "_torn", "closed")
 
     def __init__(self, sock: socket.socket, limit: int = MAX_MESSAGE) -> None:
         sock.setblocking(False)
@@ -53,6 +59,7 @@ class Channel:
         self._in = bytearray()
         self._scanned = 0
         self._out = bytearray()
+        self._torn = False  # the next line may be the end of one
         self._mute = False  # the peer does not read any more; what it wrote may still be here
         self.closed = False  # nothing more will be received
 
@@ -108,9 +115,15 @@ class Channel:
     def _take(self) -> list[Message]:
         messages: list[Message] = []
         while (end := self._in.find(b"\n", self._scanned)) >= 0:
-            messages.append(_decode(bytes(self._in[:end])))
+            line = bytes(self._in[:end])
             del self._in[: end + 1]
             self._scanned = 0
+            torn, self._torn = self._torn, False
+            try:
+                messages.append(_decode(line))
+            except ControlError:
+                if not torn:
+                    raise
         # A long line arrives in many pieces: look at each byte once.
         self._scanned = len(self._in)
         if self._scanned > self._limit:
@@ -125,6 +138,14 @@ class Channel:
         """Go on where another process, with this very descriptor, has stopped (`pieces`)."""
         self._in += unread
         self._out += unsent
+
+    def resume(self) -> None:
+        """Go on after another process has used this very descriptor for a while: it may have read
+        the beginning of a message, and sent what waited here."""
+        self._in.clear()
+        self._out.clear()
+        self._scanned = 0
+        self._torn = True
 
     def close(self) -> None:
         """Close the descriptor; what waits is lost."""

@@ -183,9 +183,12 @@ class Crew:
             )  # fmt: skip
         return handed
 
-    def adopt(self, workers: Iterable[HandedWorker]) -> None:
-        """Take over workers of the master before: they serve until they are relieved."""
-        heirs = {(slot.gateway, slot.number): slot for slot in self._generation.slots}
+    def adopt(self, workers: Iterable[HandedWorker], *, chain: bool = False) -> None:
+        """Take over workers of the master before: they serve until they are relieved, all together
+        or (``chain``) each as soon as there is another one in its place."""
+        heirs: dict[tuple[str, int], Slot] = {}
+        if chain:
+            heirs = {(slot.gateway, slot.number): slot for slot in self._generation.slots}
         for each in workers:
             try:
                 channel = Channel(adopt(each.fd))
@@ -195,7 +198,7 @@ class Crew:
             process = WorkerProcess(each.pid, channel, each.cell, each.born, each.since)
             process.ready, process.draining = each.ready, each.draining
             # The first guardian of all is not: its workers are children of its anchor.
-            process.child = _parent(each.pid) == os.getpid()
+            process.child = parent_of(each.pid) == os.getpid()
             slot = Slot(each.gateway, each.id, each.number, (), process, spawns=each.spawns)
             slot.heir = heirs.get((each.gateway, each.number))
             self.retired.add(slot)
@@ -205,6 +208,12 @@ class Crew:
         """This process is a copy of their parent, which lives on: they are not its children."""
         for process in self.alive:
             process.child = False
+            process.channel.resume()
+
+    def give_up(self) -> None:
+        """No worker serves that should."""
+        self._log.line("no worker came to serve: giving up")
+        self.exit = EXIT_NO_WORKER
 
     def abandon(self) -> None:
         """Kill the workers of this generation, and leave those before it as they are."""
@@ -392,8 +401,8 @@ class Crew:
         if slot not in self._generation.slots:
             return
         self._generation.served = True
-        self.retired.relieve(slot, len(self._generation.slots))
         self.came(slot)
+        self.retired.relieve(slot, len(self._generation.slots))
 
     def _heed_node(self, slot: Slot, message: Message) -> None:
         subscribed = self.subscriptions.get(slot.gateway)
@@ -465,8 +474,9 @@ class Crew:
 
     @property
     def failed(self) -> bool:
-        """Whether no worker of this generation can start."""
-        return not self._generation.served and all(map(_given_up, self._generation.slots))
+        """Whether no worker of this generation can start; in a chain some were not tried yet."""
+        tried = [slot for slot in self._generation.slots if slot.spawns]
+        return not self._generation.served and bool(tried) and all(map(_given_up, tried))
 
     @property
     def _respawn_delay(self) -> float:
@@ -490,7 +500,7 @@ def _kill(process: WorkerProcess) -> None:
         os.kill(process.pid, signal.SIGKILL)
 
 
-def _parent(pid: int) -> int:
+def parent_of(pid: int) -> int:
     """Of a process, also of one that has ended and is not buried; 0 if there is none."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:

@@ -17,6 +17,7 @@ import signal
 from collections.abc import MutableMapping
 
 from uwgate.master.logs import escape
+from uwgate.master.systemd import Notifier
 
 VARIABLE = "UWGATE_GUARDIAN"
 
@@ -87,9 +88,10 @@ class Guardian:
 
 
 class Pledge:
-    """The new master's side: it owes its guardian a word. ``open`` until that was given."""
+    """The new master's side: it owes its guardian a word. ``open`` until that was given.
+    ``reason``: of its failure; ``again``: another reload was ordered of it."""
 
-    __slots__ = ("_fd", "_pid", "open", "reason")
+    __slots__ = ("_fd", "_pid", "again", "open", "reason")
 
     def __init__(self, fd: int, pid: int) -> None:
         os.set_inheritable(fd, False)
@@ -97,6 +99,7 @@ class Pledge:
         self._pid = pid
         self.open = True
         self.reason = ""
+        self.again = False
 
     def fulfil(self) -> None:
         """The new master serves: nobody needs the old one."""
@@ -106,6 +109,12 @@ class Pledge:
         """The new master has failed, with that exit code, and let go of everything. Returns, with
         the exit code, when the guardian has ended."""
         reason = self.reason or f"the new master failed (exit code {code})"
+        if self.again:
+            # Its own signals are blocked until it knows.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGHUP)
+        # Only from this process does systemd believe it (NotifyAccess=main).
+        Notifier(os.environ).main_pid(self._pid)
         self._say(reason.encode("utf-8", "replace")[:_LONGEST])
         return anchor(self._pid)
 

@@ -26,24 +26,33 @@ DUMP = signal.SIGUSR2
 """Has a worker write its stacks to the log, whatever it is busy with (``faulthandler``)."""
 
 _DUMPING = 0.3  # seconds that it gets for that
+# A master that has not looked for so many seconds was stopped itself (a container that is paused, a
+# machine without memory), and its workers most likely, too: they get their time anew.
+_OWN_STALL = 3.0
 
 
 class Heartbeats:
     """To be made before the first fork. ``cell``: the place of a process, below CELLS."""
 
-    __slots__ = ("_cells",)
+    __slots__ = ("_awake", "_cells", "_looked")
 
     def __init__(self) -> None:
         self._cells = memoryview(mmap.mmap(-1, CELLS * 8)).cast("d")
+        self._looked = 0.0
+        self._awake = 0.0  # since when the master has been looking without a break
 
     def beat(self, cell: int, now: float) -> None:
         """Of the process in that cell; 0 when another one gets it."""
         self._cells[cell] = now
 
     def late(self, cell: int, now: float, limit: float) -> bool:
-        """Whether the process has beaten, and not for ``limit`` seconds."""
+        """Whether the process has beaten, and not for ``limit`` seconds in which it could have. To
+        be asked once a second."""
+        if now - self._looked > _OWN_STALL:
+            self._awake = now
+        self._looked = now
         last = self._cells[cell]
-        return bool(limit and last and now - last > limit + INTERVAL)
+        return bool(limit and last and now - max(last, self._awake) > limit + INTERVAL)
 
 
 def dump_and_kill(loop: Loop, log: MainLog, name: str, pid: int) -> None:

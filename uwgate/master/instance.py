@@ -18,7 +18,7 @@ from uwgate.master import privileges, signals, systemd
 from uwgate.master.assembly import Assembly
 from uwgate.master.cheap import Cheap
 from uwgate.master.control_server import ControlServer
-from uwgate.master.crew import EXIT_OK, Crew
+from uwgate.master.crew import EXIT_OK, Crew, parent_of
 from uwgate.master.daemon import Background
 from uwgate.master.fifo import Fifos
 from uwgate.master.gateways import Plan
@@ -76,7 +76,12 @@ class Instance:
             activated=systemd.inherited(os.environ, os.getpid()) if handed is None else (),
         )
         self._succession = Succession(
-            self._crew, pledge, chain=bool(self._parts.get("chain")), up=self._on_up
+            self._crew,
+            pledge,
+            self._loop,
+            chain=bool(self._parts.get("chain")),
+            up=self._on_up,
+            late=self._on_late,
         )
         self._cheap = Cheap(self._loop, self._assembly.all_traffic, self._on_connection)
         self._limits: Limits | None = None
@@ -84,7 +89,11 @@ class Instance:
         self._control: ControlServer | None = None
         self._fifos: Fifos | None = None
         self._watch: Watch | None = None
-        self._forked: set[int] = set()  # instances beside this one
+        # Instances beside this one: those that it has made, and the one that has made it.
+        mine = [pid for pid in self._parts.get("forked", ()) if parent_of(pid) == os.getpid()]
+        self._forked = set(mine)
+        beside = os.environ.get(systemd.BESIDE, "")
+        self._older = int(beside) if beside.isdecimal() else 0
 
     # -- to be provided ------------------------------------------------------------------------
 
@@ -93,6 +102,10 @@ class Instance:
 
     def _on_up(self) -> None:
         """All workers serve."""
+        raise AssertionError
+
+    def _on_late(self) -> None:
+        """Not all workers serve, after a long time."""
         raise AssertionError
 
     def _on_idle(self) -> None:
@@ -154,13 +167,15 @@ class Instance:
             crew.paused = True
         if self._handed is not None:
             crew.ledger.restore(self._parts.get("ledger"))
-            crew.adopt(self._handed.workers)
+            crew.adopt(self._handed.workers, chain=bool(self._parts.get("chain")))
             self._crew.reap()  # those that ended meanwhile
 
     def _begin(self, assembly: Assembly) -> None:
         """Hear of nodes, sessions and orders."""
         if assembly.subscriptions is not None:
             assembly.subscriptions.start()
+            if self._forked:
+                assembly.subscriptions.freeze()
         assembly.tls.start()
         life = self._settings.life
         if assembly.stats is not None:
@@ -239,6 +254,7 @@ class Instance:
             given.started = time.time()
             return given
         parts["pidfiles"] = self._pidfiles.ours
+        parts["forked"] = sorted(self._forked)
         parts["cheap"] = self._cheap.on
         parts["paused"] = self._crew.paused
         parts["chain"] = order.chain
@@ -274,12 +290,19 @@ class Instance:
             self._log.line("goodbye to uwgate.")
         return self._crew.exit
 
+    @property
+    def _has_company(self) -> bool:
+        """Whether another instance lives that has the same sockets."""
+        return bool(self._forked) or os.getppid() == self._older
+
     def close(self, code: int) -> None:
         """Leave nothing behind: no child, no file of ours, no descriptor."""
         if not self._succession.secured:
             # The guardian goes on with all that is not of this process.
             self._crew.abandon()
-            self._signals.close()
+            # What was ordered meanwhile is for it, too.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signals.HANDLED)
+            self._signals.again()
             return
         if self._forked:
             self._notifier.main_pid(min(self._forked))
@@ -287,7 +310,7 @@ class Instance:
         for each in (self._fifos, self._watch, self._stats, self._control):
             if each is not None:
                 each.close()
-        self._assembly.close(heirs=bool(self._forked))
+        self._assembly.close(heirs=self._has_company)
         self._pidfiles.remove()
         self._background.failed(code)
         self._signals.close()

@@ -16,9 +16,10 @@ import signal
 import sys
 from collections.abc import Callable
 
-from uwgate.master import handover, signals
+from uwgate.master import handover, privileges, signals
 from uwgate.master.handover import Handover, Mode
 from uwgate.master.loop import Loop, Timer
+from uwgate.master.systemd import BESIDE
 
 PATIENCE = 60.0
 """Seconds that a rehearsal may take."""
@@ -46,15 +47,14 @@ class Program:
 
     def execute(self, environ: dict[str, str]) -> OSError:
         """Replace this process by the program; returns only why that could not be."""
+        # By descriptor: the directory may have been removed.
+        before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            before = os.getcwd()
             os.chdir(self._directory)
-            try:
-                os.execve(self.path, self.arguments, environ)
-            except OSError:
-                os.chdir(before)
-                raise
+            os.execve(self.path, self.arguments, environ)
         except OSError as error:
+            os.fchdir(before)
+            os.close(before)
             return error
 
 
@@ -64,18 +64,25 @@ def spawn(
     """A child that executes the program with what is handed over -> its pid. ``output``: descriptor
     of its standard output and error, instead of ours."""
     file = handover.write(given)
+    parent = os.getpid()
     try:
         with signals.blocked():
             pid = os.fork()
             if pid == 0:
-                _become(program, given, file, mode, reloads, output)
+                _become(program, given, file, mode, reloads, output, parent)
     finally:
         os.close(file)
     return pid
 
 
 def _become(
-    program: Program, given: Handover, file: int, mode: Mode, reloads: int, output: int | None
+    program: Program,
+    given: Handover,
+    file: int,
+    mode: Mode,
+    reloads: int,
+    output: int | None,
+    parent: int,
 ) -> None:
     """In the child. The signals of the master stay blocked until the new one has its handlers."""
     try:
@@ -86,7 +93,13 @@ def _become(
         environ = dict(os.environ)
         handover.prepare(given, file, environ, mode)
         environ["UWSGI_RELOADS"] = str(reloads)
+        if mode == "fork":
+            environ[BESIDE] = str(parent)
         if mode == "rehearse":
+            # One that hangs would keep addresses from whoever comes after a master that was killed.
+            privileges.die_with_parent()
+            if os.getppid() != parent:
+                os._exit(1)
             environ.pop("NOTIFY_SOCKET", None)  # it has nothing to say to systemd
         error = program.execute(environ)
         os.write(2, f"uwgate: error: {program.path}: {error.strerror}\n".encode())

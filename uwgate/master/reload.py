@@ -29,6 +29,8 @@ from uwgate.master.loop import Loop
 from uwgate.master.orders import Report
 from uwgate.master.rehearsal import Program, Rehearsal
 
+_SETTLE = 0.02  # seconds until it is looked again
+
 Gather = Callable[[Mode, "Order"], Handover]
 """Makes what is handed over, for a purpose."""
 
@@ -57,10 +59,12 @@ class Order:
 
 
 class Reloading:
-    """Carries reloads out, one at a time.
+    """Carries reloads out, one at a time. ``settling``: whether something is to be finished first.
 
-    ``gather``: see `Gather`. ``failed``: nothing has changed, told why. ``resumed``: this process,
-    the guardian, is the master from now on; whether the one before is gone.
+    ``gather``: see `Gather`. ``failed``: nothing has changed, told why. ``keep_signals``: make
+    those that were noticed, but not acted on, pending again (they are blocked by then).
+    ``resumed``: this process, the guardian, is the master from now on; whether the one before is
+    gone.
     """
 
     def __init__(
@@ -70,6 +74,8 @@ class Reloading:
         program: Program,
         gather: Gather,
         failed: Callable[[str], None],
+        settling: Callable[[], bool],
+        keep_signals: Callable[[], None],
         resumed: Callable[[bool], None],
     ) -> None:
         self._loop = loop
@@ -77,6 +83,8 @@ class Reloading:
         self._program = program
         self._gather = gather
         self._failed = failed
+        self._settling = settling
+        self._keep_signals = keep_signals
         self._resumed = resumed
         self._current: Order | None = None
         self._next: Order | None = None
@@ -137,8 +145,8 @@ class Reloading:
                 self._rehearsal = Rehearsal(self._loop, self._program, given, self._rehearsed)
             finally:
                 _close(given)
-        except OSError as error:
-            self._fail(f"no rehearsal: {error.strerror}")
+        except Exception as error:  # in the middle of signals, which nobody must stop to hear
+            self._fail(f"no rehearsal: {getattr(error, 'strerror', None) or error}")
 
     def _rehearsed(self, good: bool, lines: Iterable[str]) -> None:
         self._rehearsal = None
@@ -158,12 +166,18 @@ class Reloading:
         self._loop.call_later(0, functools.partial(self._execute, order))
 
     def _execute(self, order: Order) -> None:
+        if self._current is not order:
+            return  # cancelled meanwhile
+        if self._settling():
+            self._loop.call_later(_SETTLE, functools.partial(self._execute, order))
+            return
         self._log.line(f"executing {' '.join(self._program.arguments)}")
         signal.pthread_sigmask(signal.SIG_BLOCK, signals.HANDLED)
+        self._keep_signals()
         try:
             reason = self._become(order)
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.HANDLED)
         self._fail(reason)
@@ -172,7 +186,11 @@ class Reloading:
         """Returns only if it failed: here if nothing has happened, or in the guardian."""
         order.again = self._next.why if self._next is not None else ""
         given = self._gather("", order)
-        guardian = Guardian()
+        try:
+            guardian = Guardian()
+        except OSError:
+            _close(given)
+            raise
         if guardian.pid == 0:
             reason = guardian.wait()
             _close(given)
@@ -182,12 +200,12 @@ class Reloading:
         environ["UWSGI_RELOADS"] = str(given.reloads)
         try:
             file = handover.write(given)
+            handover.prepare(given, file, environ, "")
+            guardian.announce(environ)
+            error = self._program.execute(environ)
         except BaseException:
             guardian.dismiss(environ)
             raise
-        handover.prepare(given, file, environ, "")
-        guardian.announce(environ)
-        error = self._program.execute(environ)
         guardian.dismiss(environ)
         handover.undo(given, file, environ)
         _close(given)

@@ -59,6 +59,8 @@ class Retired:
         for slot in list(self.slots):
             if slot not in self._relieved and (heir is None or slot.heir is heir):
                 self._relieve(slot)
+        # Oldest first, also of those that a master before has relieved.
+        self._relieved.sort(key=lambda slot: slot.process.since if slot.process else 0.0)
         patient = max(_PATIENT * serving, 1)
         for slot in self._relieved[:-patient]:
             self._send(slot, {"type": "hurry"})

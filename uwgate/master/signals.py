@@ -7,6 +7,7 @@ Python's C-level handler writes the number of each signal into the socket given 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 from collections.abc import Iterator, Sequence
@@ -62,6 +63,13 @@ class SignalPipe:
             while chunk := self._reader.recv(4096):
                 numbers.extend(chunk)
         return numbers
+
+    def again(self) -> None:
+        """Make what has arrived, and was not read, pending again: the signals are blocked, and this
+        process will be another program when they are not. Children are looked for anyway."""
+        for number in dict.fromkeys(self.read()):
+            if number != signal.SIGCHLD:
+                os.kill(os.getpid(), number)
 
     def close(self) -> None:
         """Ignore the signals from now on, and close both ends.

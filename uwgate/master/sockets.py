@@ -208,9 +208,11 @@ class Binder:
             for sock in sockets:
                 self._tune(sock, defer=defer)
                 sock.listen(self._process.listen)
-            if file is not None and endpoint.kind == "unix":
-                self._give_away(endpoint.path)
-        if not handed.single and endpoint.kind == "tcp" and len(sockets) < workers:
+        if file is not None and endpoint.kind == "unix":
+            self._give_away_again(endpoint.path)
+        # Not in a rehearsal: what the kernel would put into their queues would be lost.
+        grows = not handed.single and endpoint.kind == "tcp" and not self._inherited.rehearsal
+        if grows and len(sockets) < workers:
             sockets += self._more(sockets, workers - len(sockets), defer=defer)
         name = socket_name(sockets[0])
         return Bound(option, endpoint, name, tuple(sockets), file, False, handed.single)
@@ -258,7 +260,9 @@ class Binder:
                 # Port 0: the kernel chose one, and the others take the same.
                 address = sock.getsockname()
                 self._tune(sock, defer=defer)
-                sock.listen(self._process.listen)
+                if not (self._inherited.rehearsal and reuse_port):
+                    # Else another instance may have the address, and clients would come to us.
+                    sock.listen(self._process.listen)
         except OSError:
             for sock in sockets:
                 sock.close()
@@ -314,6 +318,23 @@ class Binder:
             sock.close()
             raise
         return sock
+
+    def _give_away_again(self, path: str) -> None:
+        """The same for a socket of before, where something has changed. Who has given up root may
+        not be allowed to, and the socket works as it is."""
+        mode, owner = self._process.chmod_socket, self._process.chown_socket
+        found = os.stat(path)
+        same_owner = owner is None or all(
+            wanted in (-1, have)
+            for wanted, have in zip(owner, (found.st_uid, found.st_gid), strict=True)
+        )
+        if same_owner and mode in (None, stat.S_IMODE(found.st_mode)):
+            return
+        try:
+            if not self._inherited.rehearsal:
+                self._give_away(path)
+        except OSError as error:
+            self._warn(f"{path}: mode and owner stay as they are: {explain(error)}")
 
     def _give_away(self, path: str) -> None:
         if self._process.chown_socket is not None:

@@ -11,19 +11,35 @@ from collections.abc import Callable
 
 from uwgate.master.crew import Crew
 from uwgate.master.guardian import Pledge
+from uwgate.master.loop import Loop
 from uwgate.master.slots import Slot
+
+PATIENCE = 60.0
+"""Seconds until the workers of a reload have to serve."""
 
 
 class Succession:
     """``chain``: one worker after the other. ``up`` is told once all serve. ``open`` until then.
+
+    ``late`` is told if they do not within PATIENCE seconds: with what there is, orders are taken
+    again, and workers that have no successor serve on. If there is none at all, the start failed.
 
     ``secured``: the word to the guardian is given, as a worker serves that can; in a reload that
     is no chain: as all of them do.
     """
 
     def __init__(
-        self, crew: Crew, pledge: Pledge | None, *, chain: bool, up: Callable[[], None]
+        self,
+        crew: Crew,
+        pledge: Pledge | None,
+        loop: Loop,
+        *,
+        chain: bool,
+        up: Callable[[], None],
+        late: Callable[[], None],
     ) -> None:
+        self._loop = loop
+        self._late = late
         self._crew = crew
         self._pledge = pledge
         self._chain = chain
@@ -35,6 +51,8 @@ class Succession:
 
     def start(self, *, cheap: bool = False) -> None:
         """Fork the first workers; with ``cheap`` none."""
+        if self._pledge is not None:
+            self._loop.call_later(PATIENCE, self._hurry)
         if cheap or not self._crew.slots_of_now:
             self._finish()
         elif self._chain and self._crew.retired.slots:
@@ -52,6 +70,20 @@ class Succession:
         """There is no way back."""
         if self._pledge is not None and self._pledge.open:
             self._pledge.fulfil()
+
+    def again(self) -> None:
+        """Another reload was ordered of us; should we fail, the guardian has to know."""
+        if self._pledge is not None:
+            self._pledge.again = True
+
+    def _hurry(self) -> None:
+        if not self.open or self.secured:
+            return
+        if self._crew.served:
+            self.secure()
+            self._late()
+        else:
+            self._crew.give_up()
 
     def _came(self, slot: Slot) -> None:
         if not self.open:

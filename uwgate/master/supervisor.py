@@ -44,6 +44,8 @@ _DRAIN_SLACK = 2.0
 _STOP_PATIENCE = 1.0
 # Signals closer together than this are one: Ctrl-C under make or timeout(1) arrives twice.
 _ONE_SIGNAL = 0.1
+# Seconds that clients of the statistics get before an execution.
+_SETTLED = 1.0
 
 
 def run(
@@ -111,10 +113,18 @@ class Supervisor(Instance):
         super().__init__(settings, log, gateways, handed, pledge)
         self._program = program or Program()
         self._reloading = Reloading(
-            self._loop, log, self._program, self._gather, self._not_reloaded, self._resumed
+            self._loop,
+            log,
+            self._program,
+            self._gather,
+            self._not_reloaded,
+            self._settling,
+            self._signals.again,
+            self._resumed,
         )
         self._stopping = ""  # "", "leaving" (not ready, but accepting), "draining", "cutting"
         self._last_stop = 0.0
+        self._settle_until = 0.0
 
     @property
     def _orders(self) -> Orders:
@@ -125,7 +135,7 @@ class Supervisor(Instance):
         assembly = self._assembly
         for name in assembly.inherited.close_rest(vacuum=self._settings.process.vacuum):
             self._log.line(f"uwgate does not listen on {name} any more")
-        if assembly.announcing is not None:
+        if assembly.announcing is not None and not self._crew.paused:
             assembly.announcing.start()
         self._pidfiles.up()
         if self._handed is not None and not self._handed.mode:
@@ -140,6 +150,14 @@ class Supervisor(Instance):
                     report.done(0, text)
         self._notifier.ready(f"uwgate {__version__} is ready")
         self._background.ready()
+        self._reloading.go_on()
+
+    def _on_late(self) -> None:
+        text = "not all workers serve yet; those of before serve on where they do not"
+        self._log.line(text)
+        for report in self._control.waiters if self._control is not None else ():
+            report.done(1, text)
+        self._notifier.ready(text)
         self._reloading.go_on()
 
     # -- signals -------------------------------------------------------------------------------
@@ -170,10 +188,20 @@ class Supervisor(Instance):
         if pid in self._forked:
             self._forked.discard(pid)
             self._log.line(f"the instance with pid {pid} has ended (exit code {code})")
-            if not self._forked and self._assembly.subscriptions is not None:
-                self._assembly.subscriptions.thaw()
+            if not self._forked:
+                self._alone()
         elif self._watch is None or not self._watch.reaped(pid, code):
             self._reloading.reaped(pid, code)
+
+    def _alone(self) -> None:
+        """The instance beside this one has ended: what it had taken over is ours again."""
+        if self._stopping:
+            return
+        if self._assembly.subscriptions is not None:
+            self._assembly.subscriptions.thaw()
+        if self._fifos is not None:
+            self._fifos.renew()
+        self._pidfiles.rewrite()
 
     # -- reload --------------------------------------------------------------------------------
 
@@ -190,13 +218,19 @@ class Supervisor(Instance):
             return
         if not self._reloading.busy:
             self._notifier.reloading()
+        if not self._succession.secured:
+            self._succession.again()
         self._reloading.order(order, wait=not self._succession.secured)
 
     def fork_master(self, why: str) -> None:
         """See `Orders`."""
         if self._stopping:
             return
-        given = self._gather("fork", Order(why))
+        try:
+            given = self._gather("fork", Order(why))
+        except OSError as error:
+            self._log.line(f"{why}: no other instance: {error.strerror}")
+            return
         try:
             pid = spawn_program(self._program, given, "fork", self._reloads + 1)
         except OSError as error:
@@ -210,9 +244,26 @@ class Supervisor(Instance):
             self._assembly.subscriptions.freeze()
         self._log.line(f"{why}: another instance beside this one (pid: {pid})")
 
+    def _settling(self) -> bool:
+        """Whether somebody is being told statistics; for a second at most that comes first."""
+        if self._stats is None:
+            return False
+        self._stats.pause()
+        now = time.monotonic()
+        if not self._stats.active:
+            self._settle_until = 0.0
+            return False
+        self._settle_until = self._settle_until or now + _SETTLED
+        if now < self._settle_until:
+            return True
+        self._settle_until = 0.0
+        return False
+
     def _not_reloaded(self, reason: str) -> None:
+        if self._stats is not None:
+            self._stats.resume()
         self._notifier.ready(f"reload failed: {reason}")
-        if self._assembly.announcing is not None:
+        if self._assembly.announcing is not None and not self._crew.paused:
             self._assembly.announcing.start()
 
     def _resumed(self, orphaned: bool) -> None:
@@ -372,6 +423,8 @@ class Supervisor(Instance):
     def _drain(self, why: str) -> None:
         if self._stopping:
             return
+        self._succession.secure()
+        self._reloading.cancel()
         delay = self._settings.life.drain_delay
         if delay:
             self._log.line(f"{why} received: not ready any more, draining in {delay:g} s")
@@ -387,7 +440,7 @@ class Supervisor(Instance):
         patience = max((plan.drain_timeout for plan in self._plans.values()), default=0.0)
         self._log.line(f"{why} received: draining, at most {patience:g} s (again: stop at once)")
         order: Message = {"type": "drain"}
-        if self._forked:
+        if self._has_company:
             # Another instance serves the same sockets: clients need not notice.
             patience = self._settings.life.reload_mercy
             order |= {"gently": True, "limit": patience}
@@ -397,9 +450,9 @@ class Supervisor(Instance):
     def _say_goodbye(self) -> None:
         """Nobody shall come any more."""
         self._notifier.stopping()
-        if self._assembly.subscriptions is not None and not self._forked:
+        if self._assembly.subscriptions is not None and not self._has_company:
             self._assembly.subscriptions.retire()
-        if self._assembly.announcing is not None and not self._forked:
+        if self._assembly.announcing is not None and not self._has_company:
             self._assembly.announcing.stop()
 
     def _end(self, state: str, order: Message) -> None:

@@ -45,10 +45,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_HEAP = 4 << 20
 # How often a draining gateway is asked whether it is done, and the log is written out; seconds.
 _DRAIN_POLL = 0.02
+# Seconds for those that are cut to take notice.
+_PARTING = 1.0
 _LOG_FLUSH = 0.1
-# What is between the master and others.
-_NOT_OURS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID",
-             "LISTEN_FDNAMES")  # fmt: skip
+# Beginnings of the names of variables: what is between the master and others.
+_NOT_OURS = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "UWGATE_")
 # How many different failures of one worker are written with their traceback.
 _MAX_TRACEBACKS = 64
 
@@ -76,6 +77,10 @@ class Gateway(Protocol):
     @property
     def drained(self) -> bool:
         """Nothing is in flight any more."""
+        ...
+
+    def part(self) -> int:
+        """End tunnels in order, which takes a moment, and cut the rest: how many clients."""
         ...
 
     async def close(self) -> None:
@@ -175,8 +180,9 @@ def _become_worker(spec: WorkerSpec) -> None:
         cache.cell = spec.cell
     listening = (sock.fileno() for _, sock in spec.listeners)
     close_inherited({spec.control.fileno(), spec.log.fileno(), *listening})
-    for name in _NOT_OURS:
-        os.environ.pop(name, None)
+    for name in list(os.environ):
+        if name.startswith(_NOT_OURS):
+            del os.environ[name]
     privileges.raise_descriptor_limit()
     process = spec.settings.process
     if process.chroot:
@@ -263,12 +269,12 @@ class _Worker:
         self._draining = asyncio.Event()
         self._stopping = asyncio.Event()
         self._gently = False
-        self._limit = spec.drain_timeout  # seconds for what is under way once it drains
+        self._end = 0.0  # once it drains: when what is under way is cut, in the loop's time
         self._writing = False
 
     async def serve(self) -> int:
         """Run until drained or stopped; the exit code."""
-        self._loop.add_signal_handler(signal.SIGTERM, self._draining.set)
+        self._loop.add_signal_handler(signal.SIGTERM, self._drain, {})
         self._loop.add_signal_handler(signal.SIGQUIT, self._stop)
         if self._spec.table is not None:
             self._gateway.inherit(self._spec.table, self._send)
@@ -293,11 +299,25 @@ class _Worker:
         return 0
 
     async def _finish_requests(self) -> None:
-        began = self._loop.time()
-        while not self._gateway.drained and self._loop.time() < began + self._limit:
+        parted = False
+        while not (self._gateway.drained or self._stopping.is_set()):
+            if self._loop.time() >= self._end:
+                if parted:
+                    return
+                parted = True
+                await self._part()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _DRAIN_POLL)
-                return
+
+    async def _part(self) -> None:
+        """The time is over: see off those that only wait, and cut the others."""
+        self._gateway.drain()
+        await asyncio.sleep(_DRAIN_POLL)
+        count = self._gateway.part()
+        if count:
+            plural = "s" if count > 1 else ""
+            self._spec.log.line(f"{self._spec.name}: out of time, {count} connection{plural} cut")
+        self._end = self._loop.time() + _PARTING
 
     def _stop(self) -> None:
         self._stopping.set()
@@ -325,7 +345,7 @@ class _Worker:
         elif kind == "drain":
             self._drain(message)
         elif kind == "hurry":
-            self._gateway.drain()
+            self._hurry()
         elif kind == "pause":
             self._gateway.pause()
         elif kind == "resume":
@@ -343,15 +363,21 @@ class _Worker:
         limit = message.get("limit")
         if not isinstance(limit, (int, float)):
             limit = self._spec.drain_timeout
+        end = self._loop.time() + limit
         if self._draining.is_set():
-            self._limit = min(self._limit, limit)
-            if self._gently and not gently:
-                self._gently = False
-                self._gateway.drain()
+            self._end = min(self._end, end)
+            if not gently:
+                self._hurry()
             return
         self._gently = gently
-        self._limit = limit
+        self._end = end
         self._draining.set()
+
+    def _hurry(self) -> None:
+        """No more gently, if it drains."""
+        if self._gently:
+            self._gently = False
+            self._gateway.drain()
 
     def _beat(self, heartbeats: Heartbeats) -> None:
         heartbeats.beat(self._spec.cell, time.monotonic())

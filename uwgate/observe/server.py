@@ -90,6 +90,15 @@ class StatsServer:
             self._exhausted = False
             self._listen(True)
 
+    def pause(self) -> None:
+        """Accept nobody for now: this process is about to become another one, which does."""
+        self._listen(False)
+
+    def resume(self) -> None:
+        """Accept again."""
+        if not self._closed and len(self._connections) < self._max:
+            self._listen(True)
+
     def close(self) -> None:
         """Close the listening socket and every connection."""
         self._closed = True

@@ -485,6 +485,17 @@ class FastFront(FastClient):
         """Nothing to do: there is one request a connection, and who has connected is about to ask.
         """
 
+    def part(self) -> None:
+        """The time is over: end a tunnel in order, and cut whatever else is under way."""
+        if self.stage == TUNNEL and not self.unsent:
+            self.exchange.client_lost()
+            self.gateway.tally.errors[Failure.KILLED] += 1
+            self.log(Failure.KILLED)
+            self.unread = True  # whatever is on its way
+            self._finish()
+        elif self.stage != LINGER:
+            self.cut()
+
     def cut(self) -> None:
         """End now, whatever is under way."""
         if self.exchange.phase != IDLE:

@@ -116,6 +116,10 @@ class Connection(Front, Protocol):
         """Others serve from now on: close with the next response that can still say so."""
         ...
 
+    def part(self) -> None:
+        """The time is over: end a tunnel in order, and cut whatever else is under way."""
+        ...
+
     def cut(self) -> None:
         """End now, whatever is under way."""
         ...

@@ -234,8 +234,9 @@ class Gateway:
         self.draining = True
         self.gently = gently
         self.pool_limit = 0
-        # One more round of the loop first: who connected before the signal is still served.
-        self.loop.call_later(0.01, self._close_listeners)
+        # Not at once: who was accepted a moment ago has a front only after this turn of the loop.
+        # And if nobody else has the sockets, who connected before the signal is still served.
+        self.loop.call_later(0.0 if gently else 0.01, self._close_listeners)
         for front in list(self.fronts):
             if gently:
                 front.leave()
@@ -260,6 +261,14 @@ class Gateway:
     def drained(self) -> bool:
         """Whether no client connection is left, nor can come."""
         return not self.fronts and all(listener.server is None for listener in self.listeners)
+
+    def part(self) -> int:
+        """The time is over: end tunnels in order, which takes a moment, and cut the rest. Returns
+        how many clients there were."""
+        count = self.tally.connections
+        for front in list(self.fronts):
+            front.part()
+        return count
 
     def check_drained(self) -> None:
         """Tell whoever asked, once nothing is left."""

@@ -20,7 +20,7 @@ from uwgate.protocols.http1_request import (
 )
 from uwgate.protocols.http1_varying import VaryingLines
 from uwgate.router.errors import FAILURES, Failure
-from uwgate.router.http1_client import Http1Client
+from uwgate.router.http1_ends import Http1Ends
 from uwgate.router.http1_responses import (
     BODY,
     GONE,
@@ -31,19 +31,18 @@ from uwgate.router.http1_responses import (
     TUNNEL,
     WAIT,
 )
-from uwgate.router.phases import IDLE, RELAYING
+from uwgate.router.phases import IDLE
 from uwgate.router.preface import Preface, PrefaceError
 from uwgate.router.upstream import RAW
 
 if TYPE_CHECKING:
     from uwgate.router.http import HttpGateway
 
-_LINGER = 2.0  # seconds a refused client gets to read why
 _PREFACE_LIMIT = 8192  # more than any PROXY header
 _PIPELINE_LIMIT = 65536  # bytes of further requests read ahead
 
 
-class Http1Front(Http1Client, asyncio.Protocol):
+class Http1Front(Http1Ends, asyncio.Protocol):
     """One client connection. At most one exchange is under way; further requests wait."""
 
     __slots__ = (
@@ -449,53 +448,9 @@ class Http1Front(Http1Client, asyncio.Protocol):
                 self.gateway.clock.watch(self)
         elif stage in (HEAD, PREFACE) and self.buffer:
             self._refuse(Failure.HEAD_TIMEOUT)
+        elif stage == LINGER and not self.transport.get_write_buffer_size():
+            self.transport.abort()  # a reset would take what is on its way from a slow client
         elif stage in (LINGER, GONE):
             self.reset()
         elif stage in (HEAD, PREFACE):
             self.close()
-
-    def drain(self) -> None:
-        """The gateway is stopping: close when idle, else after the response."""
-        self.persist = False
-        if self.stage in (HEAD, PREFACE) and not self.buffer:
-            self.close()
-
-    def leave(self) -> None:
-        """Others serve from now on: close with the next response that can still say so.
-
-        What has begun without saying it cannot, and requests that were sent one behind the other
-        are all answered.
-        """
-        if self.exchange.phase < RELAYING and not self.buffer:
-            self.persist = False
-
-    def cut(self) -> None:
-        """The gateway ends now."""
-        if self.exchange.phase:
-            self.exchange.abort(Failure.KILLED)
-        self.transport.abort()
-
-    def close(self) -> None:
-        """Close after what is written; unread bytes must not turn that into a reset."""
-        if self.stage == BODY or self.buffer or not self.reading:
-            self.linger()
-            return
-        self.finish_writing()
-
-    def linger(self) -> None:
-        """Send what is written, then FIN, and read a moment longer (RFC 9112 §9.6)."""
-        self.stage = LINGER
-        self.buffer = None
-        if self.transport.is_closing():
-            return
-        if self.eof or not self.transport.can_write_eof():
-            self.finish_writing()
-            return
-        self.transport.write_eof()
-        if not self.reading:
-            self.reading = True
-            self.transport.resume_reading()
-        unsent = self.transport.get_write_buffer_size()
-        limit = self.gateway.settings.timeout if unsent else _LINGER
-        self.deadline = self.gateway.clock.now + limit
-        self.gateway.clock.watch(self)

@@ -139,6 +139,10 @@ class Http1Responses:
         """Send FIN, read a moment longer, close."""
         raise AssertionError
 
+    def stays(self) -> bool:
+        """Whether the connection outlives this response while the gateway drains."""
+        raise AssertionError
+
     # --- front of the exchange --------------------------------------------------------------------
 
     def whole(self, head: ResponseHead, data: bytes, end: int) -> None:
@@ -280,8 +284,7 @@ class Http1Responses:
         if framing == UNTIL_CLOSE or not self.exchange.request_ended:
             self.persist = False
         elif gateway.draining:
-            # Of requests sent one behind the other all are answered, if there is time for it.
-            self.persist = self.persist and gateway.gently and bool(self.buffer)
+            self.persist = self.stays()
         out = responder.response_head(
             head, framing, gateway.clock.date, minor=minor, persist=self.persist, gzip=gzip
         )
@@ -352,7 +355,8 @@ class Http1Responses:
         """On to the next request, or close."""
         gateway = self.gateway
         if not self.persist or self.stage != WAIT:
-            self.close()
+            # Gently: the client could not know that this was the last one, and may have sent more.
+            (self.linger if gateway.gently else self.close)()
             return
         self.stage = HEAD
         # Who is still reading the last response has the time of a request for it.
@@ -430,12 +434,11 @@ class Http1Responses:
         """Answer with an error. The connection stays only after a request that was understood and
         read to its end, and a failure that is not the client's."""
         self.persist = (
-            self.persist
+            (self.stays() if self.gateway.draining else self.persist)
             and failure.status in _KEPT_STATUS
             and self.stage == WAIT
             and self.request is not None
             and bool(self.request.minor)
-            and not self.gateway.draining
         )
         self.answer(failure)
         self.gateway.tally.errors[failure] += 1

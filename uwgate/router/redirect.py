@@ -65,8 +65,10 @@ class RedirectFront(Http1Front):
         """Send the answer to the request at hand."""
         gateway, request, exchange = self.gateway, self.request, self.exchange
         assert request is not None
-        if gateway.draining or not exchange.request_ended:
+        if not exchange.request_ended:
             self.persist = False
+        elif gateway.draining:
+            self.persist = self.stays()
         value = exchange.block.host
         host = host_of(value) if value is not None else gateway.server_name
         connection = b""

@@ -67,6 +67,9 @@ class StandIn:
     def drained(self) -> bool:
         return not any(line.holding for line in self.open)
 
+    def part(self) -> int:
+        return len(self.open)
+
     async def close(self) -> None:
         for line in list(self.open):
             line.transport.abort()
