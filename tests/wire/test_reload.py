@@ -270,7 +270,9 @@ def test_a_new_master_that_fails_leaves_its_pid_to_the_old_one(tmp_path: Path) -
     how = "import sys; sys.argv.append('--http-timeout=soon')"
     (package / "sitecustomize.py").write_text(CRASH.format(flag=str(flag), how=how))
     with RawHttpNode() as node:
-        gateway = Reloadable(tmp_path, to(node), {"PYTHONPATH": str(package)})
+        pidfile = tmp_path / "pid"
+        text = to(node, f"pidfile = {pidfile}")
+        gateway = Reloadable(tmp_path, text, {"PYTHONPATH": str(package)})
         try:
             workers = gateway.workers
             flag.touch()
@@ -285,9 +287,11 @@ def test_a_new_master_that_fails_leaves_its_pid_to_the_old_one(tmp_path: Path) -
             gateway.process.send_signal(signal.SIGHUP)
             gateway.logged("] reloaded: ")
             wait_until(lambda: not set(workers) & set(gateway.workers), "the old ones are gone")
-            assert len(children(guardian)) == 1
+            wait_until(lambda: len(children(guardian)) == 1, "its worker")
+            assert int(pidfile.read_text()) == gateway.process.pid
             gateway.process.send_signal(signal.SIGTERM)
             assert gateway.process.wait(DEADLINE) == 0
             assert "goodbye to uwgate." in gateway.log
+            assert not pidfile.exists()
         finally:
             gateway.kill()

@@ -23,7 +23,16 @@ from uwgate.config.settings import ProcessSettings
 from uwgate.master.errors import StartError, explain
 from uwgate.master.logs import MainLog
 
+ANCHOR = "UWGATE_ANCHOR"
+"""Variable: pid of the process that stands for this one (``guardian``), if it is its parent."""
+
 _CONTENT = re.compile(rb"([1-9][0-9]{0,9})\n?")
+
+
+def service_pid() -> int:
+    """The process id that others know this instance by."""
+    anchor = os.environ.get(ANCHOR, "")
+    return os.getppid() if anchor == str(os.getppid()) else os.getpid()
 
 
 class PidFile:
@@ -51,7 +60,7 @@ class PidFile:
         if not self._path:
             return
         pid = self._recorded()
-        if pid is not None and pid != os.getpid() and _is_uwgate(pid):
+        if pid is not None and pid != service_pid() and _is_uwgate(pid):
             words = f"{self._option} = {self._path}"
             raise StartError(f"{words}: uwgate already runs there (pid {pid})")
 
@@ -97,7 +106,7 @@ class PidFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(fresh, flags, 0o644)
         try:
-            os.write(fd, b"%d\n" % os.getpid())
+            os.write(fd, b"%d\n" % service_pid())
         finally:
             os.close(fd)
         os.replace(fresh, self._path)
@@ -111,14 +120,14 @@ class PidFile:
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise reason
-            os.write(fd, b"%d\n" % os.getpid())
+            os.write(fd, b"%d\n" % service_pid())
             os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR))
         finally:
             os.close(fd)
 
     def remove(self) -> None:
         """Remove the file if it is still ours; without the right to do so it stays behind."""
-        if self._path and self._recorded() == os.getpid():
+        if self._path and self._recorded() == service_pid():
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
 

@@ -25,6 +25,7 @@ from uwgate.master.instance import Instance
 from uwgate.master.logs import MainLog, complain, occupy_standard_streams
 from uwgate.master.orders import Orders, Report
 from uwgate.master.overview import listeners, stats_line, workers_status
+from uwgate.master.pidfile import ANCHOR
 from uwgate.master.rehearsal import Program
 from uwgate.master.rehearsal import spawn as spawn_program
 from uwgate.master.reload import Order, Reloading
@@ -276,6 +277,8 @@ class Supervisor(Instance):
             self._log.line(f"the master is pid {os.getpid()} from now on")
             self._pidfiles.rewrite()
             self._notifier.main_pid(os.getpid())
+        else:
+            os.environ[ANCHOR] = str(os.getppid())
 
     # -- other orders --------------------------------------------------------------------------
 
