@@ -8,10 +8,11 @@ RUN python -m venv /opt/uwgate && /opt/uwgate/bin/pip install --no-cache-dir .
 
 FROM python:3-slim
 COPY --from=build /opt/uwgate /opt/uwgate
-RUN useradd --system --no-create-home --shell /usr/sbin/nologin uwgate \
+RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin uwgate \
     && install -d -o uwgate -g uwgate /run/uwgate /etc/uwgate
 ENV PATH=/opt/uwgate/bin:$PATH PYTHONUNBUFFERED=1
-USER uwgate
+# By number: Kubernetes' runAsNonRoot believes no name.
+USER 10001:10001
 EXPOSE 8080
 # uwgate is process 1: it buries orphans, and these signals mean to it what the words say.
 STOPSIGNAL SIGTERM
