@@ -160,7 +160,8 @@ def listening(text: str) -> Endpoint:
             if kind == "fd" and _SOCKET_NAME.fullmatch(number):
                 return Endpoint("fd", text, path=number, number=-1)
             if not _NUMBER.fullmatch(number):
-                raise ValueError(f"{text!r} is not complete; expected {start}N with a number N")
+                what = "fd://N or fd://NAME" if kind == "fd" else "=N with a number N"
+                raise ValueError(f"{text!r} is not complete; expected {what}")
             value = int(number)
             if kind == "fd":
                 return Endpoint("fd", text, number=value)

@@ -118,7 +118,7 @@ def _settings(found: Found, problems: Problems) -> Settings:
             found, caches, sessions, http is not None and asks_clients(http), problems
         ),
         life=life_settings(found, problems),
-        main_log=main_log_settings(found),
+        main_log=main_log_settings(found, problems),
         zerg=zerg,
     )
 

@@ -31,6 +31,9 @@ def life_settings(found: Found, problems: Problems) -> LifeSettings:
     fields: dict[str, Any] = found.fields("life")
     if fields.get("control"):
         fields["control"] = os.path.abspath(fields["control"])
+    harakiri = found.last("harakiri")
+    if harakiri is not None:
+        fields.setdefault("harakiri", harakiri.value)
     fields["fifos"] = _fifos(found, problems)
     touches = [each.value for each in found.all(*TOUCHES)]
     fields["touches"] = tuple(each for each in touches if isinstance(each, Touch))
@@ -53,17 +56,27 @@ def _fifos(found: Found, problems: Problems) -> tuple[str, ...]:
     return tuple(paths)
 
 
-def main_log_settings(found: Found) -> MainLogSettings:
+def main_log_settings(found: Found, problems: Problems) -> MainLogSettings:
     """What becomes of the file of the main log."""
     fields: dict[str, Any] = found.fields("main_log")
     if fields.get("backup_name"):
         fields["backup_name"] = os.path.abspath(fields["backup_name"])
     owner = found.last("logfile-chown")
-    if owner is not None and isinstance(owner.value, tuple):
+    if owner is not None and owner.value is True:
+        fields |= _process_owner(owner, found, problems)
+    elif owner is not None and isinstance(owner.value, tuple):
         uid, gid = owner.value
         fields["uid"] = uid if uid >= 0 else None
         fields["gid"] = gid if gid >= 0 else None
     return MainLogSettings(**fields)
+
+
+def _process_owner(owner: Value, found: Found, problems: Problems) -> dict[str, object]:
+    """uWSGI's ``logfile-chown``, without a value: whom the instance becomes."""
+    given = {name: found.last(name) for name in ("uid", "gid")}
+    if not any(given.values()) and not found.refused.intersection(given):
+        problems.warn(owner.item.origin, owner.item.key, "has no effect without uid or gid")
+    return {name: each.value for name, each in given.items() if each is not None}
 
 
 def zerg_settings(found: Found, gateways: int, problems: Problems) -> ZergSettings:

@@ -40,6 +40,20 @@ def owner(text: str) -> tuple[int, int]:
     return (values.user(user) if user else -1, values.group(group) if group else -1)
 
 
+def log_owner(text: str) -> tuple[int, int] | bool:
+    """As ``owner``. uWSGI has a flag here: its words for on and off are those, not users."""
+    if values.odd_boolean(text):
+        return owner(text)
+    return values.boolean(text)
+
+
+def log_mode(text: str) -> int:
+    """Permission bits in octal; there is no default (that of sockets lets everybody write)."""
+    if not text:
+        raise ValueError("a mode is missing; expected three octal digits such as 640")
+    return values.mode(text)
+
+
 def socket_path(text: str) -> str:
     """The path of a unix socket."""
     path = values.filename(text)

@@ -55,6 +55,17 @@ def test_harakiri(name: str) -> None:
     assert settings_of(*BASE, "-t", "9").life.harakiri == 9.0
 
 
+@pytest.mark.parametrize("name", ["http-harakiri", "fastrouter-harakiri"])
+def test_harakiri_of_an_application_comes_last(name: str) -> None:
+    own, other = (f"--{name}", "5"), ("--harakiri", "60")
+    assert settings_of(*BASE, *own, *other).life.harakiri == 5.0
+    assert settings_of(*BASE, *other, *own).life.harakiri == 5.0
+    assert settings_of(*BASE, f"--{name}", "0", *other).life.harakiri == 0.0
+    made = configured(*BASE, *own, *other)
+    assert made.settings is not None
+    assert settings_of("-", stdin=show(made, made.settings).encode()) == made.settings
+
+
 def test_idle_is_needed() -> None:
     assert warnings_of(*BASE, "--die-on-idle") == [
         "command line: die-on-idle: has no effect without idle"
@@ -125,7 +136,9 @@ def test_touches() -> None:
         ("chown-socket = root:", "has no group behind the colon"),
         ("chown-socket = :", "names nobody; expected USER or USER:GROUP"),
         ("logfile-chown = nobody-knows", "nobody-knows"),
-        ("http = fd://a/b", "is not complete; expected fd://N with a number N"),
+        ("http = fd://a/b", "is not complete; expected fd://N or fd://NAME"),
+        ("http = =x", "is not complete; expected =N with a number N"),
+        ("logfile-chmod =", "a mode is missing; expected three octal digits such as 640"),
         ("reload-mercy = soon", "'soon' is not a number"),
     ],
 )
@@ -150,7 +163,7 @@ def test_what_no_file_name_can_have(tmp_path: Path, key: str, character: str) ->
 
 def test_owners_groups_capabilities() -> None:
     words = (
-        "--chown-socket", "0:0", "--logfile-chown", "0", "--add-gid", "5", "--add-gid", "0",
+        "--chown-socket", "0:0", "--logfile-chown=root", "--add-gid", "5", "--add-gid", "0",
         "--cap", "CAP_NET_BIND_SERVICE, setgid,setgid", "--chroot", "/srv",
     )  # fmt: skip
     settings = settings_of(*BASE, *words)
@@ -159,6 +172,35 @@ def test_owners_groups_capabilities() -> None:
     assert settings.process.add_gids == (5, 0)
     assert settings.process.capabilities == ("net_bind_service", "setgid")
     assert settings.process.chroot == "/srv"
+
+
+@pytest.mark.parametrize("word", ["", "=true", "=on", "=1"])
+def test_owner_of_the_log_as_in_uwsgi(word: str) -> None:
+    words = (f"--logfile-chown{word}", "--logto", "l")  # takes no further word
+    made = configured(*BASE, *words, "--uid", "5", "--gid", "6")
+    assert made.settings is not None
+    assert made.problems.warnings == []
+    assert (made.settings.main_log.uid, made.settings.main_log.gid) == (5, 6)
+    assert made.settings.process.log_file == f"{os.getcwd()}/l"
+    shown = show(made, made.settings)
+    assert settings_of("-", stdin=shown.encode()) == made.settings
+    log = settings_of(*BASE, *words, "--gid", "6").main_log
+    assert (log.uid, log.gid) == (None, 6)
+    assert warnings_of(*BASE, *words) == [
+        "command line: logfile-chown: has no effect without uid or gid"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "owner"),
+    [("false", (None, None)), ("0", (None, None)), ("root:5", (0, 5)), ("7", (7, None)),
+     (":5", (None, 5)), ("0:0", (0, 0))],
+)  # fmt: skip
+def test_owner_of_the_log(value: str, owner: tuple[int | None, int | None]) -> None:
+    words = ("--logto", "l", "--uid", "5", f"--logfile-chown={value}")
+    log = settings_of(*BASE, *words).main_log
+    assert (log.uid, log.gid) == owner
+    assert warnings_of(*BASE, *words) == []
 
 
 def test_log_and_background() -> None:
@@ -183,13 +225,13 @@ def test_log_and_background() -> None:
         ("--log-reopen",),
         ("--log-truncate",),
         ("--logfile-chmod", "600"),
-        ("--logfile-chown", "0"),
+        ("--logfile-chown=root",),
         ("--touch-logrotate", "r"),
     ],
 )
 def test_a_log_is_needed(words: tuple[str, ...]) -> None:
     (warning,) = warnings_of(*BASE, *words)
-    name = words[0].removeprefix("--")
+    name = words[0].removeprefix("--").partition("=")[0]
     assert warning == (
         f"command line: {name}: has no effect without logto or daemonize or daemonize2"
     )
@@ -351,7 +393,7 @@ http = fd://web
 master-fifo = b
 master-fifo = a
 chown-socket = :0
-logfile-chown = 0
+logfile-chown = :0
 logfile-chmod = 0600
 cap = kill, CAP_SETGID
 add-gid = 5
