@@ -146,7 +146,7 @@ def test_pidfiles_and_another_user(where: Path, http_node: RawHttpNode) -> None:
         where, "--daemonize", str(where / "log"), "--http-to", http_node.spec,
         "--uid", "nobody", "--gid", "54321", "--add-gid", "54322", "--pidfile2", str(pidfile2),
         "--safe-pidfile", str(safe), "--safe-pidfile2", str(safe2),
-        "--logfile-chown", "nobody:54321", "--cap", "net_bind_service",
+        "--logfile-chown=nobody:54321", "--cap", "net_bind_service",
         "--master-fifo", str(where / "open" / "fifo"),
     )  # fmt: skip
     try:

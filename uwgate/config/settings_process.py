@@ -34,7 +34,7 @@ class LifeSettings:
     drain_delay: float = 0.0  # after SIGTERM: not ready, but still accepting, for this long
     harakiri: float = 0.0  # a worker whose loop is stuck for so long is killed; 0 = never
     max_lifetime: float = 0.0  # max-worker-lifetime; 0 = no limit
-    min_lifetime: float = 60.0  # min-worker-lifetime: not replaced before, whatever its size
+    min_lifetime: float = 10.0  # min-worker-lifetime: not replaced before, whatever its size
     reload_on_rss: int = 0  # bytes; 0 = no limit
     cheap: bool = False  # no worker before the first connection
     idle: float = 0.0  # without a request for so long all workers go; 0 = never

@@ -282,10 +282,17 @@ def _activated(each: Activated) -> HandedSocket:
     with socket.socket(fileno=os.dup(each.fd)) as sock:
         kind = "stream" if sock.type == socket.SOCK_STREAM else "dgram"
         name = socket_name(sock)
+        if sock.family == socket.AF_INET6 and not sock.getsockopt(
+            socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+        ):
+            # ``ListenStream=80``: IPv4, too, which is what ``:80`` means.
+            name = name.replace("[::]:", "0.0.0.0:", 1)
         path = name if sock.family == socket.AF_UNIX else ""
     file = identity(path) if path.startswith("/") else None
     text = f"fd://{each.name}" if each.name else f"fd://{each.fd}"
-    return HandedSocket(name, kind, [each.fd], list(file) if file else None, text, True)
+    return HandedSocket(
+        name, kind, [each.fd], list(file) if file else None, text, single=True, foreign=True
+    )
 
 
 def _option_of(gateway: str, listener: ListenerSettings) -> str:

@@ -8,7 +8,7 @@ they are is told by a JSON object in a sealed file in memory, whose number is in
 
     {"format": 1, "version": "0.1.0", "reloads": n, "started": epoch seconds,
      "sockets": [{"name": s, "kind": "stream"|"dgram", "fds": [n, …], "file": [dev, ino, mtime],
-                  "text": s, "single": b}],
+                  "text": s, "single": b, "foreign": b}],
      "workers": [{"gateway": s, "id": n, "number": n, "pid": n, "fd": n, "cell": n, "born": t,
                   "since": t, "spawns": n, "ready": b, "draining": b, "in": s, "out": s}],
      "parts": {name: anything that one part of the master wants to know of itself}}
@@ -48,7 +48,7 @@ class HandoverError(Exception):
 @dataclass(slots=True)
 class HandedSocket:
     """A bound address. ``name``, ``single`` as in ``sockets.Bound``; ``file``: of a unix socket;
-    ``text``: how the configuration has it."""
+    ``text``: how the configuration has it; ``foreign``: systemd's, whose file is not ours."""
 
     name: str
     kind: str
@@ -56,6 +56,7 @@ class HandedSocket:
     file: list[int] | None = None
     text: str = ""
     single: bool = False
+    foreign: bool = False
 
 
 @dataclass(slots=True)

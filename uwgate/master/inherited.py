@@ -41,7 +41,8 @@ class Inherited:
             for fd in each.fds:
                 with contextlib.suppress(OSError):
                     os.close(fd)
-            if vacuum and each.file is not None and identity(each.name) == tuple(each.file):
+            ours = vacuum and not each.foreign
+            if ours and each.file is not None and identity(each.name) == tuple(each.file):
                 with contextlib.suppress(OSError):
                     os.unlink(each.name)
         names = [each.name for each in self._sockets]
@@ -55,4 +56,7 @@ def _is_it(each: HandedSocket, endpoint: Endpoint, name: str) -> bool:
     if endpoint.kind == "unix":
         # Whatever the path is called now: it leads to the file of that very socket.
         return each.file is not None and identity(endpoint.path) == tuple(each.file)
-    return each.name == name if name else each.text == endpoint.text
+    if name and each.name == name:
+        return True
+    # One of systemd may be called otherwise than what it was taken for.
+    return each.text == endpoint.text and (each.single or not name)

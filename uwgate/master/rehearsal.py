@@ -19,7 +19,7 @@ from collections.abc import Callable
 from uwgate.master import handover, privileges, signals
 from uwgate.master.handover import Handover, Mode
 from uwgate.master.loop import Loop, Timer
-from uwgate.master.systemd import BESIDE
+from uwgate.master.systemd import stand_beside
 
 PATIENCE = 60.0
 """Seconds that a rehearsal may take."""
@@ -94,7 +94,7 @@ def _become(
         handover.prepare(given, file, environ, mode)
         environ["UWSGI_RELOADS"] = str(reloads)
         if mode == "fork":
-            environ[BESIDE] = str(parent)
+            stand_beside(environ, parent)
         if mode == "rehearse":
             # One that hangs would keep addresses from whoever comes after a master that was killed.
             privileges.die_with_parent()

@@ -45,7 +45,8 @@ class Bound:
 
     ``name`` is the address as bound (``0.0.0.0:8080``, ``[::1]:80``, ``/path``, ``@name``).
     ``file`` identifies the file of a unix socket, so that only that one is ever removed. ``fresh``:
-    bound by this process. ``single``: shared by the workers, whatever their number.
+    bound by this process. ``single``: shared by the workers, whatever their number. ``foreign``: of
+    systemd, which keeps it and its file.
     """
 
     option: str
@@ -55,6 +56,7 @@ class Bound:
     file: tuple[int, int, int] | None = None
     fresh: bool = True
     single: bool = False
+    foreign: bool = False
 
     def for_worker(self, index: int, workers: int) -> tuple[socket.socket, ...]:
         """Sockets of worker ``index`` (0-based) of so many."""
@@ -71,6 +73,7 @@ class Bound:
             list(self.file) if self.file is not None else None,
             self.endpoint.text,
             self.single,
+            self.foreign,
         )
 
     def close(self) -> None:
@@ -80,6 +83,8 @@ class Bound:
 
     def vacuum(self) -> None:
         """Remove the file of a unix socket, unless another has taken its place."""
+        if self.foreign:
+            return
         if self.file is not None and identity(self.endpoint.path) == self.file:
             with contextlib.suppress(OSError):
                 os.unlink(self.endpoint.path)
@@ -215,7 +220,9 @@ class Binder:
         if grows and len(sockets) < workers:
             sockets += self._more(sockets, workers - len(sockets), defer=defer)
         name = socket_name(sockets[0])
-        return Bound(option, endpoint, name, tuple(sockets), file, False, handed.single)
+        return Bound(
+            option, endpoint, name, tuple(sockets), file, False, handed.single, handed.foreign
+        )
 
     def _wanted_name(self, endpoint: Endpoint) -> str:
         """The name that a socket of this address has once it is bound; "" if nobody can know."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from uwgate import __version__
 from uwgate.config.settings import Settings
-from uwgate.master import handover, privileges, rehearsing
+from uwgate.master import handover, privileges, rehearsing, systemd
 from uwgate.master.control import Message
 from uwgate.master.daemon import log_file
 from uwgate.master.errors import StartError
@@ -74,12 +74,12 @@ def run(
             settings.main_log,
             handed=handed.parts.get("log") if handed is not None else None,
         )
+        supervisor = Supervisor(settings, log, gateways, program, handed, pledge)
     except (StartError, HandoverError) as error:
         complain(str(error))
         if pledge is not None:
             pledge.reason = str(error)
         return EXIT_CONFIGURATION
-    supervisor = Supervisor(settings, log, gateways, program, handed, pledge)
     code = EXIT_CONFIGURATION
     try:
         supervisor.start()
@@ -269,6 +269,7 @@ class Supervisor(Instance):
 
     def _resumed(self, orphaned: bool) -> None:
         """This process is the guardian, and the master from now on."""
+        systemd.take_over(os.environ)
         self._crew.disown()
         if self._fifos is not None:
             self._fifos.renew()
@@ -433,6 +434,7 @@ class Supervisor(Instance):
             self._log.line(f"{why} received: not ready any more, draining in {delay:g} s")
             self._stopping = "leaving"
             self._say_goodbye()
+            self._notifier.extend(delay + _DRAIN_SLACK)
             self._loop.call_later(delay, functools.partial(self._really_drain, why))
         else:
             self._really_drain(why)
@@ -448,11 +450,16 @@ class Supervisor(Instance):
             patience = self._settings.life.reload_mercy
             order |= {"gently": True, "limit": patience}
         self._end("draining", order)
+        self._notifier.extend(patience + 2 * _DRAIN_SLACK)
         self._loop.call_later(patience + _DRAIN_SLACK, self._crew.kill_rest)
 
     def _say_goodbye(self) -> None:
         """Nobody shall come any more."""
-        self._notifier.stopping()
+        if self._forked:
+            # For systemd the service goes on: `close` says with whom.
+            self._notifier.status("draining, another instance serves")
+        else:
+            self._notifier.stopping()
         if self._assembly.subscriptions is not None and not self._has_company:
             self._assembly.subscriptions.retire()
         if self._assembly.announcing is not None and not self._has_company:
