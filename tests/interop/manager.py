@@ -23,7 +23,11 @@ class Said:
 
 @dataclass(slots=True)
 class Manager:
-    """Bound at ``where``/notify. ``heard``: all so far, but for the watchdog's."""
+    """Bound at ``where``/notify. ``heard``: all so far, but for the watchdog's.
+
+    To be read while waiting for anything else: the kernel keeps ten datagrams (max_dgram_qlen), a
+    second of the watchdog, and uwgate does not wait for room.
+    """
 
     where: Path
     heard: list[Said] = field(default_factory=list)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,23 +48,54 @@ def in_context(path: Path) -> bool:
     return found
 
 
-def test_what_is_copied_is_there_and_suffices() -> None:
-    copied = [
+def copied() -> list[Path]:
+    """What the build copies from here."""
+    return [
         ROOT / name
         for word, rest in instructions()
         if word == "COPY" and not rest.startswith("--from")
         for name in rest.split()[:-1]
     ]
-    assert copied
-    for path in copied:
+
+
+def test_what_is_copied_is_there_and_suffices() -> None:
+    assert copied()
+    for path in copied():
         assert path.exists(), path
         assert in_context(path), path
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for needed in ("pyproject.toml", project["readme"], "uwgate"):
-        assert ROOT / needed in copied, needed
+        assert ROOT / needed in copied(), needed
     assert in_context(ROOT / "uwgate" / "master" / "systemd.py")
     for kept_out in (".git/config", "tests/conftest.py", "uwgate/__pycache__/cli.cpython-311.pyc"):
         assert not in_context(ROOT / kept_out), kept_out
+
+
+def test_what_is_copied_is_a_package_that_runs(tmp_path: Path) -> None:
+    """What pip does with it, but for the wheel: without an index there may be no tool for one."""
+    pytest.importorskip("setuptools")
+    for path in copied():
+        if path.is_dir():
+            kept_out = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(path, tmp_path / path.name, ignore=kept_out)
+        else:
+            shutil.copy(path, tmp_path)
+    built = tmp_path / "built"
+    words = ["-q", "build_py", "--build-lib", str(built)]
+    script = "import setuptools; setuptools.setup()"
+    python = [sys.executable, "-W", "ignore", "-c"]
+    subprocess.run([*python, script, *words], cwd=tmp_path, check=True, timeout=60)
+
+    def files(root: Path) -> set[str]:
+        found = (root / "uwgate").rglob("*")
+        return {str(each.relative_to(root)) for each in found if each.suffix in (".py", ".typed")}
+
+    assert files(built) == files(tmp_path)
+    code = "import uwgate.cli as cli; print(cli.__file__); cli.main()"
+    done = subprocess.run(
+        [*python, code, "--version"], cwd=built, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout.split()[0]) == (0, str(built / "uwgate" / "cli.py"))
 
 
 def test_it_is_not_root() -> None:
@@ -77,10 +110,12 @@ def words_of(text: str, where: Path) -> list[str]:
     """A command in its JSON form, for a directory of ours and the program that is tested."""
     program, *words = json.loads(text[text.index("[") :])
     assert program == "uwgate"
-    places = ("/run/uwgate", "/etc/uwgate")
-    for place in places:
-        words = [word.replace(place, str(where)) for word in words]
-    return [sys.executable, "-m", "uwgate", *words]
+    return [sys.executable, "-m", "uwgate", *(here(word, where) for word in words)]
+
+
+def here(text: str, where: Path) -> str:
+    """The same with a directory of ours."""
+    return text.replace("/run/uwgate", str(where)).replace("/etc/uwgate", str(where))
 
 
 @pytest.fixture
@@ -100,9 +135,12 @@ def test_its_commands(tmp_path: Path, node: RawHttpNode) -> None:
         the("CMD").replace("/etc/uwgate", str(tmp_path))
     )
 
-    def healthy() -> bool:
-        check = words_of(the("HEALTHCHECK").partition(" CMD ")[2], tmp_path)
-        return subprocess.run(check, cwd=ROOT, capture_output=True, timeout=20).returncode == 0
+    def health() -> int:
+        check = here(the("HEALTHCHECK").partition(" CMD ")[2], tmp_path)
+        assert check.startswith("uwgate ")
+        check = f"{shlex.quote(sys.executable)} -m {check}"
+        words = ["/bin/sh", "-c", check]
+        return subprocess.run(words, cwd=ROOT, capture_output=True, timeout=20).returncode
 
     def serves() -> bool:
         try:
@@ -111,19 +149,19 @@ def test_its_commands(tmp_path: Path, node: RawHttpNode) -> None:
         except OSError:
             return False
 
-    assert not healthy()
+    assert health() == 1
     with subprocess.Popen(start, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         try:
             wait_until(serves, "it serves")
-            assert healthy()
+            assert health() == 0
             reload = [sys.executable, "-m", "uwgate", "reload", "--timeout", "20"]
             environ = {**os.environ, "UWGATE_CONTROL": str(tmp_path / "control.sock")}
             done = subprocess.run(reload, cwd=ROOT, env=environ, capture_output=True, timeout=30)
             assert done.returncode == 0, done.stderr
-            assert healthy()
+            assert health() == 0
             assert serves()
             process.send_signal(signal.Signals[the("STOPSIGNAL")])
             assert process.wait(DEADLINE) == 0
         finally:
             process.kill()
-    assert not healthy()
+    assert health() == 1

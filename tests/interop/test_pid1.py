@@ -144,6 +144,19 @@ def test_it_is_process_1_and_term_drains(tmp_path: Path, node: RawHttpNode) -> N
         assert "goodbye to uwgate." in it.log
 
 
+def test_it_has_no_company(tmp_path: Path, node: RawHttpNode) -> None:
+    """Process 1 has parent 0, which is no other instance: idle clients are not waited for, and the
+    files of its sockets go."""
+    path = tmp_path / "socket"
+    with container(tmp_path, node, "--http", str(path), "--vacuum") as it:
+        with Client(it.address) as client:
+            assert client.ask(GET).status == 200
+            it.send(signal.SIGTERM)
+            assert client.read_to_end() == b""
+        assert it.ended() == 0
+        assert not path.exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
 def test_other_ends(tmp_path: Path, node: RawHttpNode, number: signal.Signals) -> None:
     with container(tmp_path, node) as it:

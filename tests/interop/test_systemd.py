@@ -282,7 +282,7 @@ def served(address: Address) -> bool:
         # ListenStream=80: the IPv6 socket that takes IPv4, too.
         ("{port}", ":{port}", "127.0.0.1", 1),
         ("[::1]:{port}", "[::1]:{port}", "::1", 0),
-        ("@uwgate-activated-{port}", "@uwgate-activated-{port}", "@", 0),
+        ("@uwgate-activated-{port}", "@uwgate-activated-{port}", "@", 1),
         ("127.0.0.1:{port}", "fd://web", "127.0.0.1", 1),
         ("127.0.0.1:{port}", "fd://3", "127.0.0.1", 0),
     ],
@@ -290,10 +290,11 @@ def served(address: Address) -> bool:
 def test_a_socket_of_systemd(
     tmp_path: Path, node: RawHttpNode, listen: str, http: str, client: str, reloads: int
 ) -> None:
-    """The client that woke it is served, and so is one after a reload."""
+    """The client that woke it is served, and so is one after a reload; both workers have this one
+    socket and make no other."""
     port = free_port()
     listen = listen.format(port=port)
-    words = ["--http", http.format(port=port), "--http-to", node.spec]
+    words = ["--http", http.format(port=port), "--http-to", node.spec, "--http-processes", "2"]
     # Systemd binds it without the NUL that uWSGI's names end in.
     address: Address = "\0" + listen[1:] if client == "@" else (client, port)
     with service(tmp_path, [listen], *words, options="--fdname=web") as it:
