@@ -21,7 +21,7 @@ from uwgate.master.sockets import Bound
 from uwgate.subscriptions.client import AnnounceError, Announcer
 from uwgate.subscriptions.lookup import Lookups
 from uwgate.subscriptions.outbox import Outbox
-from uwgate.subscriptions.socketfile import identity, remove_stale
+from uwgate.subscriptions.socketfile import identity, remove_stale, set_rights
 
 _MAX_NOTICE = 1024  # bytes of an acknowledgement that are logged
 _NOTICES = 64  # read before other events get their turn
@@ -195,8 +195,7 @@ def _notify_socket(path: str, mode: int | None) -> socket.socket:
         sock.setblocking(False)
         remove_stale(path, socket.SOCK_DGRAM)
         sock.bind(path)
-        if mode is not None:
-            os.chmod(path, mode)
+        set_rights(path, mode)
     except OSError as error:
         sock.close()
         raise StartError(f"notify-socket = {path}: {explain(error)}") from None

@@ -28,7 +28,7 @@ from uwgate.master.systemd import Activated
 from uwgate.master.tls import Tls
 from uwgate.master.zerg import ZergServer, attached, serve_zergs
 from uwgate.observe.backlog import socket_name
-from uwgate.subscriptions.socketfile import identity
+from uwgate.subscriptions.socketfile import identity, set_rights
 from uwgate.subscriptions.table import Change
 
 Publish = Callable[[str, list[Change]], None]
@@ -194,7 +194,10 @@ class Assembly:
             self.control = self.binder.listen("control-socket", endpoint, 1, defer=False)
             if self.control.fresh:
                 # Whoever connects is asked for his name; the mode would keep out those who may.
-                os.chmod(life.control, 0o666)  # noqa: S103
+                try:
+                    set_rights(life.control, 0o666)
+                except OSError as error:
+                    raise StartError(f"control-socket = {life.control}: {explain(error)}") from None
         self.zergs = serve_zergs(
             self.settings.zerg, self.binder, self._lendable, self._loop, self._log
         )

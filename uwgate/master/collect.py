@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from uwgate.master.control import Message
+from uwgate.master.control import ControlError, Message
 from uwgate.master.loop import Loop, Timer
 from uwgate.master.slots import Slot, WorkerProcess
+from uwgate.observe.snapshots import check_snapshot
 
 PATIENCE = 1.0
 """Seconds that a round waits for a busy worker, whose previous snapshot is used after that."""
@@ -43,11 +44,15 @@ class Collector:
         if not self._asking:
             self._begin()
 
-    def received(self, process: WorkerProcess, message: Message) -> None:
-        """A worker's ``stats`` message arrived."""
+    def received(self, slot: Slot, process: WorkerProcess, message: Message) -> None:
+        """A worker's ``stats`` message arrived. Raises ``ControlError`` if it is no such thing."""
         snapshot = message.get("snapshot")
-        if isinstance(snapshot, dict):
-            process.snapshot = snapshot
+        try:
+            check_snapshot(snapshot, slot.gateway)
+        except (ValueError, RecursionError) as error:
+            raise ControlError(str(error)) from None
+        assert isinstance(snapshot, dict)
+        process.snapshot = snapshot
         if message.get("round") == self._round:
             self.gone(process)
 

@@ -28,17 +28,25 @@ one, and so is the end of the channel, which tells that the master has died: ove
 open.
 
 Both ends are non-blocking and bounded. The master does not trust a worker's bytes: a line that is
-too long, not UTF-8 or not a JSON object raises ``ControlError``, and the worker is replaced.
+too long, not UTF-8 or not a JSON object raises ``ControlError``, and the worker is replaced; so is
+one that says more than `Allowance` has room for.
 """
 
 from __future__ import annotations
 
 import json
 import socket
+import time
+from typing import NoReturn
 
 # A snapshot holds some 250 bytes a node: room for tens of thousands of nodes.
 MAX_MESSAGE = 16 << 20
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
+_LAST = 4 << 20  # bytes that are read from a worker that has ended; the kernel keeps less
+_LONGEST_PIECE = 1 << 20  # of a message that the next master is told
+
+_MESSAGES = 20_000  # a worker may say at once: a mark for every node it knows
+_MESSAGES_PER_SECOND = 2_000
 
 Message = dict[str, object]
 
@@ -92,13 +100,15 @@ class Channel:
             self._out.clear()
             self._mute = True
 
-    def receive(self) -> list[Message]:
-        """Messages that are complete by now; sets ``closed`` at the end of the stream.
+    def receive(self, *, last: bool = False) -> list[Message]:
+        """Messages that are complete by now, of the next 64 KB; sets ``closed`` at the end of the
+        stream. ``last``: of all that is there, as nobody will ask again.
 
         Raises ``ControlError`` for a malformed or oversized message.
         """
         messages: list[Message] = []
-        while not self.closed:
+        left = _LAST if last else _CHUNK
+        while left > 0 and not self.closed:
             try:
                 chunk = self._socket.recv(_CHUNK)
             except (BlockingIOError, InterruptedError):
@@ -108,6 +118,7 @@ class Channel:
             if not chunk:
                 self.closed = True
                 break
+            left -= len(chunk)
             self._in += chunk
             messages += self._take()
         return messages
@@ -130,14 +141,18 @@ class Channel:
             raise ControlError("message too long")
         return messages
 
-    def pieces(self) -> tuple[bytes, bytes]:
-        """Pieces of messages: what was read but is not complete, what waits to be sent."""
-        return bytes(self._in), bytes(self._out)
+    def pieces(self) -> tuple[bytes, bytes, bool]:
+        """Pieces of messages: what was read but is not complete, what waits to be sent; and whether
+        the next line to be read may be the end of one, as its beginning was too long to tell."""
+        if len(self._in) > _LONGEST_PIECE:
+            return b"", bytes(self._out), True
+        return bytes(self._in), bytes(self._out), self._torn
 
-    def restore(self, unread: bytes, unsent: bytes) -> None:
+    def restore(self, unread: bytes, unsent: bytes, *, torn: bool = False) -> None:
         """Go on where another process, with this very descriptor, has stopped (`pieces`)."""
         self._in += unread
         self._out += unsent
+        self._torn = torn
 
     def resume(self) -> None:
         """Go on after another process has used this very descriptor for a while: it may have read
@@ -154,6 +169,25 @@ class Channel:
         self._socket.close()
 
 
+class Allowance:
+    """How much a worker may say: 20,000 messages at once, 2,000 a second."""
+
+    __slots__ = ("_left", "_since")
+
+    def __init__(self) -> None:
+        self._left = float(_MESSAGES)
+        self._since = time.monotonic()
+
+    def take(self, messages: int) -> None:
+        """Raises ``ControlError`` if these are too many."""
+        now = time.monotonic()
+        fresh = (now - self._since) * _MESSAGES_PER_SECOND
+        self._since = now
+        self._left = min(self._left + fresh, _MESSAGES) - messages
+        if self._left < 0:
+            raise ControlError("too many messages")
+
+
 def pair() -> tuple[Channel, socket.socket]:
     """The master's end, and the socket that the child makes its own channel of."""
     ours, theirs = socket.socketpair()
@@ -162,9 +196,14 @@ def pair() -> tuple[Channel, socket.socket]:
 
 def _decode(line: bytes) -> Message:
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise ControlError("not JSON") from None
     if not isinstance(value, dict):
         raise ControlError("not a JSON object")
     return value
+
+
+def _no_constant(word: str) -> NoReturn:
+    """Python's JSON knows NaN and infinities, JSON does not."""
+    raise ValueError(word)

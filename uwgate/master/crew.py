@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from uwgate.master import signals
+from uwgate.master import pids, signals
 from uwgate.master.collect import Collector, describe
 from uwgate.master.control import Channel, ControlError, Message, pair
 from uwgate.master.errors import explain
@@ -44,6 +44,10 @@ _SETTLED = 1.0
 # So often in a row, without any worker ever having been ready: the start has failed.
 _MAX_EARLY_DEATHS = 3
 _SHORTEST_DELAY = 0.1
+# Seconds that a worker may live without its channel.
+_LAST_MOMENT = 5.0
+# Characters of a worker's excuse, in the log.
+_LONGEST_REASON = 1000
 # Places of processes in memory that all share, but for that of the master, 0.
 _CELLS = 256
 
@@ -173,12 +177,13 @@ class Crew:
             process = slot.process
             if process is None or process.channel.closed:
                 continue
-            unread, unsent = (piece.decode("latin-1") for piece in process.channel.pieces())
+            unread, unsent, torn = process.channel.pieces()
             handed.append(
                 HandedWorker(
                     slot.gateway, slot.id, slot.number, process.pid, process.channel.fileno(),
                     process.cell, process.born, process.since, slot.spawns, process.ready,
-                    process.draining, unread, unsent,
+                    process.draining, unread.decode("latin-1"), unsent.decode("latin-1"), torn,
+                    process.pidfd,
                 )
             )  # fmt: skip
         return handed
@@ -190,25 +195,21 @@ class Crew:
         if chain:
             heirs = {(slot.gateway, slot.number): slot for slot in self._generation.slots}
         for each in workers:
-            try:
-                channel = Channel(adopt(each.fd))
-            except OSError:
+            process = _adopted(each)
+            if process is None:
                 continue
-            channel.restore(each.unread.encode("latin-1"), each.unsent.encode("latin-1"))
-            process = WorkerProcess(each.pid, channel, each.cell, each.born, each.since)
-            process.ready, process.draining = each.ready, each.draining
-            # The first guardian of all is not: its workers are children of its anchor.
-            process.child = parent_of(each.pid) == os.getpid()
             slot = Slot(each.gateway, each.id, each.number, (), process, spawns=each.spawns)
             slot.heir = heirs.get((each.gateway, each.number))
             self.retired.add(slot)
             self._hear(slot, process)
+            self._await(process)
 
     def disown(self) -> None:
         """This process is a copy of their parent, which lives on: they are not its children."""
         for process in self.alive:
             process.child = False
             process.channel.resume()
+            self._await(process)
 
     def give_up(self) -> None:
         """No worker serves that should."""
@@ -316,7 +317,7 @@ class Crew:
             raise
         finally:
             theirs.close()
-        process = WorkerProcess(pid, channel, cell)
+        process = WorkerProcess(pid, channel, cell, pidfd=pids.hold(pid))
         slot.process = process
         slot.spawns += 1
         word = "spawned" if slot.spawns == 1 else "respawned"
@@ -333,6 +334,17 @@ class Crew:
         handler = functools.partial(self._on_channel, process)
         self._loop.selector.register(process.channel, selectors.EVENT_READ, handler)
         self._watch(process)
+
+    def _await(self, process: WorkerProcess) -> None:
+        """One that is no child: nobody else tells us of its end."""
+        if not process.child and process.pidfd >= 0:
+            handler = functools.partial(self._on_end, process)
+            self._loop.selector.register(process.pidfd, selectors.EVENT_READ, handler)
+
+    def _on_end(self, process: WorkerProcess, mask: int) -> None:
+        slot = self._slot_of(process)
+        if slot is not None:
+            self._bury(slot, process, "somewhere else")
 
     def _table_of(self, gateway: str) -> Table | None:
         subscribed = self.subscriptions.get(gateway)
@@ -361,7 +373,10 @@ class Crew:
             self._watch(process)
             return
         self._hang_up(process)
-        if not process.child:
+        if process.child or process.pidfd >= 0:
+            # Usually its last moment. One that lives on without us would never be told to go.
+            self._loop.call_later(_LAST_MOMENT, functools.partial(_kill, process))
+        else:
             self._bury(slot, process, "somewhere else")
 
     def _slot_with(self, pid: int) -> Slot | None:
@@ -371,30 +386,31 @@ class Crew:
     def _slot_of(self, process: WorkerProcess) -> Slot | None:
         return next((slot for slot in self.slots if slot.process is process), None)
 
-    def _listen_to(self, slot: Slot, process: WorkerProcess) -> None:
+    def _listen_to(self, slot: Slot, process: WorkerProcess, *, last: bool = False) -> None:
         try:
-            messages = process.channel.receive()
+            messages = process.channel.receive(last=last)
+            process.allowance.take(len(messages))
+            for message in messages:
+                self._heed(slot, process, message)
         except ControlError as error:
             self._log.line(f"{slot.name} (pid: {process.pid}) talks nonsense ({error}): killed")
             _kill(process)
             process.channel.closed = True
-            return
-        for message in messages:
-            self._heed(slot, process, message)
 
     def _heed(self, slot: Slot, process: WorkerProcess, message: Message) -> None:
         kind = message.get("type")
         if kind == "stats":
-            self.collector.received(process, message)
+            self.collector.received(slot, process, message)
         elif kind == "ready":
             self._serves(slot, process)
         elif kind == "draining":
             process.draining = True
         elif kind in ("mark", "reached"):
             self._heed_node(slot, message)
-        elif kind == "failed":
+        elif kind == "failed" and not slot.hopeless:
             slot.hopeless = True
-            self._log.line(f"{slot.name} cannot start: {message.get('reason')}")
+            reason = str(message.get("reason"))[:_LONGEST_REASON]
+            self._log.line(f"{slot.name} cannot start: {reason}")
 
     def _serves(self, slot: Slot, process: WorkerProcess) -> None:
         process.ready = True
@@ -419,6 +435,11 @@ class Crew:
             self._loop.selector.unregister(process.channel)
         process.channel.close()
 
+    def _let_go(self, process: WorkerProcess) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self._loop.selector.unregister(process.pidfd)
+        process.bury()
+
     # -- deaths --------------------------------------------------------------------------------
 
     def reap(self, other: Callable[[int, int], None] | None = None) -> None:
@@ -441,11 +462,11 @@ class Crew:
 
     def _bury(self, slot: Slot, process: WorkerProcess, cause: str) -> None:
         if not process.channel.closed:
-            self._listen_to(slot, process)
+            self._listen_to(slot, process, last=True)
         self._hang_up(process)
+        self._let_go(process)
         slot.last, slot.process = process, None
-        if process.snapshot is not None:
-            self.ledger.retire(describe(slot))
+        self._remember(slot, process)
         self.collector.gone(process)
         retired = slot in self.retired.slots
         self.retired.gone(slot)
@@ -459,6 +480,15 @@ class Crew:
                 self.exit = EXIT_OK
         elif not retired:
             self._replace(slot, process)
+
+    def _remember(self, slot: Slot, process: WorkerProcess) -> None:
+        """What it had counted. Whatever that was: it is to be buried, and replaced."""
+        if process.snapshot is None:
+            return
+        try:
+            self.ledger.retire(describe(slot))
+        except Exception as error:
+            self._log.crash(f"{slot.name}: what it counted is lost", error)
 
     def _replace(self, slot: Slot, process: WorkerProcess) -> None:
         lived = time.monotonic() - process.since
@@ -495,18 +525,29 @@ def _nothing(slot: Slot) -> None:
 
 
 def _kill(process: WorkerProcess) -> None:
-    # Not reaped yet, so the number is still its.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(process.pid, signal.SIGKILL)
+    process.send(signal.SIGKILL)
 
 
-def parent_of(pid: int) -> int:
-    """Of a process, also of one that has ended and is not buried; 0 if there is none."""
+def _adopted(each: HandedWorker) -> WorkerProcess | None:
+    """A worker of the master before; None if it cannot be heard any more, or is none."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
+        channel = Channel(adopt(each.fd))
+    except OSError:
+        return None
+    # Our child, or, as we were the guardian, of who was the master then, or of who adopts orphans.
+    parent = pids.parent_of(each.pid)
+    pidfd = each.pidfd if pids.stands_for(each.pidfd, each.pid) else -1
+    if pidfd < 0 and parent not in (os.getpid(), os.getppid()):
+        channel.close()
+        return None
+    channel.restore(
+        each.unread.encode("latin-1"), each.unsent.encode("latin-1"), torn=each.torn
+    )
+    process = WorkerProcess(each.pid, channel, each.cell, each.born, each.since)
+    process.pidfd = pidfd if pidfd >= 0 else pids.hold(each.pid)
+    process.ready, process.draining = each.ready, each.draining
+    process.child = parent == os.getpid()
+    return process
 
 
 def _given_up(slot: Slot) -> bool:

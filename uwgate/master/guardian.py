@@ -14,9 +14,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
 from collections.abc import MutableMapping
 
 from uwgate.master.logs import escape
+from uwgate.master.pids import parent_of
 from uwgate.master.systemd import Notifier
 
 VARIABLE = "UWGATE_GUARDIAN"
@@ -126,13 +128,19 @@ class Pledge:
 
 
 def pledge(environ: MutableMapping[str, str]) -> Pledge | None:
-    """What this process owes, if it is a master that executed itself anew; removes the variable."""
+    """What this process owes, if it is a master that executed itself anew; removes the variable.
+
+    None also for what cannot be: a guardian is our child. We would send it signals, and whoever can
+    set our environment need not be allowed to send any to others.
+    """
     fd, _, pid = environ.pop(VARIABLE, "").partition(":")
-    if not (fd.isdecimal() and pid.isdecimal()):
+    if not (fd.isascii() and fd.isdecimal() and pid.isascii() and pid.isdecimal()):
         return None
     try:
+        if parent_of(int(pid)) != os.getpid() or not stat.S_ISFIFO(os.fstat(int(fd)).st_mode):
+            return None
         return Pledge(int(fd), int(pid))
-    except OSError:
+    except (OSError, OverflowError):
         return None
 
 

@@ -10,7 +10,8 @@ they are is told by a JSON object in a sealed file in memory, whose number is in
      "sockets": [{"name": s, "kind": "stream"|"dgram", "fds": [n, …], "file": [dev, ino, mtime],
                   "text": s, "single": b, "foreign": b}],
      "workers": [{"gateway": s, "id": n, "number": n, "pid": n, "fd": n, "cell": n, "born": t,
-                  "since": t, "spawns": n, "ready": b, "draining": b, "in": s, "out": s}],
+                  "since": t, "spawns": n, "ready": b, "draining": b, "unread": s,
+                  "unsent": s, "torn": b, "pidfd": n}],
      "parts": {name: anything that one part of the master wants to know of itself}}
 
 Any version of uwgate reads what any other wrote, as long as ``format`` is the same: unknown members
@@ -24,6 +25,7 @@ arrives in between waits.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -38,6 +40,7 @@ FORMAT = 1
 Mode = Literal["", "rehearse", "fork"]
 
 _Handed = TypeVar("_Handed", "HandedSocket", "HandedWorker")
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _LONGEST = 256 << 20  # bytes; a table of a million nodes is a file of its own
 
 
@@ -62,7 +65,8 @@ class HandedSocket:
 @dataclass(slots=True)
 class HandedWorker:
     """A worker that serves on. ``fd``: our end of its channel; ``unread``, ``unsent``: pieces of
-    messages. ``born``: epoch seconds, ``since``: monotonic."""
+    messages (latin-1), ``torn``: the first of which is only the end of one. ``pidfd``: of the
+    process, -1 without. ``born``: epoch seconds, ``since``: monotonic."""
 
     gateway: str
     id: int
@@ -77,6 +81,8 @@ class HandedWorker:
     draining: bool
     unread: str = ""
     unsent: str = ""
+    torn: bool = False
+    pidfd: int = -1
 
 
 @dataclass(slots=True)
@@ -99,7 +105,7 @@ class Handover:
         """All that have to stay open."""
         found = set(self.fds)
         found.update(fd for each in self.sockets for fd in each.fds)
-        found.update(each.fd for each in self.workers)
+        found.update(fd for each in self.workers for fd in (each.fd, each.pidfd) if fd >= 0)
         return found
 
 
@@ -107,7 +113,10 @@ class Handover:
 
 
 def write(handover: Handover) -> int:
-    """A sealed file in memory that describes it -> its descriptor (not inheritable)."""
+    """A sealed file in memory that describes it -> its descriptor (not inheritable).
+
+    Raises OSError; EFBIG if it were longer than what `take` reads.
+    """
     value = {
         "format": FORMAT,
         "version": handover.version,
@@ -119,6 +128,8 @@ def write(handover: Handover) -> int:
         "fds": handover.fds,
     }
     data = json.dumps(value, separators=(",", ":")).encode()
+    if len(data) > _LONGEST:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     return memory_file("uwgate-handover", data)
 
 
@@ -130,8 +141,7 @@ def memory_file(name: str, data: bytes) -> int:
         while view:
             view = view[os.write(fd, view) :]
         os.lseek(fd, 0, os.SEEK_SET)
-        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
         os.close(fd)
         raise
@@ -188,10 +198,14 @@ def take(environ: MutableMapping[str, str]) -> Handover | None:
 
 
 def _read(file: int) -> bytes:
-    # Only what the kernel says is a sealed file in memory was written by a uwgate.
-    if not fcntl.fcntl(file, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE:
+    # Only what the kernel says is a sealed file in memory was written by a uwgate; of another user,
+    # who cannot make one of ours, it would be an order to kill what that user may not.
+    if fcntl.fcntl(file, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
         raise HandoverError(f"descriptor {file} is not what uwgate writes")
-    size = os.fstat(file).st_size
+    found = os.fstat(file)
+    if found.st_uid not in (0, os.geteuid()):
+        raise HandoverError(f"descriptor {file} was written by another user")
+    size = found.st_size
     if size > _LONGEST:
         raise HandoverError("too long")
     # From the start, wherever a rehearsal has left the common offset.

@@ -9,11 +9,10 @@ nobody has written yet.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import mmap
-import os
 import signal
+from collections.abc import Callable
 
 from uwgate.master.logs import MainLog
 from uwgate.master.loop import Loop
@@ -52,16 +51,15 @@ class Heartbeats:
             self._awake = now
         self._looked = now
         last = self._cells[cell]
+        if not 0 <= last <= now:
+            last = self._awake  # no clock has said that: written by whoever wants to look alive
         return bool(limit and last and now - max(last, self._awake) > limit + INTERVAL)
 
 
-def dump_and_kill(loop: Loop, log: MainLog, name: str, pid: int) -> None:
-    """Have a worker that is stuck write where, then kill it."""
+def dump_and_kill(
+    loop: Loop, log: MainLog, name: str, pid: int, send: Callable[[signal.Signals], None]
+) -> None:
+    """Have a worker that is stuck write where, then kill it, both with ``send``."""
     log.line(f"*** HARAKIRI ON GATEWAY {name} (pid: {pid}) ***")
-    _send(pid, DUMP)
-    loop.call_later(_DUMPING, functools.partial(_send, pid, signal.SIGKILL))
-
-
-def _send(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, number)
+    send(DUMP)
+    loop.call_later(_DUMPING, functools.partial(send, signal.SIGKILL))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterable
 
 from uwgate.config.settings import Endpoint
@@ -56,7 +57,17 @@ def _is_it(each: HandedSocket, endpoint: Endpoint, name: str) -> bool:
     if endpoint.kind == "unix":
         # Whatever the path is called now: it leads to the file of that very socket.
         return each.file is not None and identity(endpoint.path) == tuple(each.file)
-    if name and each.name == name:
+    if name and name in (each.name, _other_name(each)):
         return True
     # One of systemd may be called otherwise than what it was taken for.
     return each.text == endpoint.text and (each.single or not name)
+
+
+def _other_name(each: HandedSocket) -> str:
+    """``ListenStream=80`` of systemd is called as ``:80`` is, and takes what ``[::]:80`` does."""
+    if not (each.foreign and each.name.startswith("0.0.0.0:")):
+        return ""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(each.fds[0])) as sock:
+        if sock.family == socket.AF_INET6:
+            return each.name.replace("0.0.0.0:", "[::]:", 1)
+    return ""

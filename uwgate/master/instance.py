@@ -18,7 +18,7 @@ from uwgate.master import privileges, signals, systemd
 from uwgate.master.assembly import Assembly
 from uwgate.master.cheap import Cheap
 from uwgate.master.control_server import ControlServer
-from uwgate.master.crew import EXIT_OK, Crew, parent_of
+from uwgate.master.crew import EXIT_OK, Crew
 from uwgate.master.daemon import Background
 from uwgate.master.fifo import Fifos
 from uwgate.master.gateways import Plan
@@ -30,6 +30,7 @@ from uwgate.master.logs import MainLog
 from uwgate.master.loop import Loop
 from uwgate.master.orders import Orders
 from uwgate.master.pidfile import PidFiles
+from uwgate.master.pids import parent_of
 from uwgate.master.reload import Order
 from uwgate.master.slots import Generation
 from uwgate.master.subscribing import registries
@@ -293,7 +294,8 @@ class Instance:
     @property
     def _has_company(self) -> bool:
         """Whether another instance lives that has the same sockets."""
-        return bool(self._forked) or os.getppid() == self._older
+        # Process 1 of a container has parent 0.
+        return bool(self._forked) or (self._older > 0 and os.getppid() == self._older)
 
     def close(self, code: int) -> None:
         """Leave nothing behind: no child, no file of ours, no descriptor."""

@@ -75,7 +75,7 @@ class Limits:
                 continue
             if self._heartbeats.late(process.cell, now, self._settings.harakiri):
                 process.stuck = True
-                dump_and_kill(self._loop, self._log, slot.name, process.pid)
+                dump_and_kill(self._loop, self._log, slot.name, process.pid, process.send)
 
     def _renew(self, now: float) -> None:
         """One at a time, and only while the others are all there."""

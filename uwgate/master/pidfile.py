@@ -226,6 +226,8 @@ class PidFiles:
 def _is_uwgate(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return b"uwgate" in file.read(4096)
+            words = file.read(4096).split(b"\0")
     except OSError:
         return False
+    # A program or module; an editor of uwgate.ini is none.
+    return any(os.path.basename(word) == b"uwgate" for word in words)

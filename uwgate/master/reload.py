@@ -199,17 +199,28 @@ class Reloading:
         environ = dict(os.environ)
         environ["UWSGI_RELOADS"] = str(given.reloads)
         try:
-            file = handover.write(given)
+            file = self._written(given)
             handover.prepare(given, file, environ, "")
             guardian.announce(environ)
             error = self._program.execute(environ)
         except BaseException:
             guardian.dismiss(environ)
+            _close(given)
             raise
         guardian.dismiss(environ)
         handover.undo(given, file, environ)
         _close(given)
         return f"{self._program.path}: {error.strerror}"
+
+    def _written(self, given: Handover) -> int:
+        try:
+            return handover.write(given)
+        except (OSError, ValueError) as error:
+            # The only part that grows with what workers say.
+            if given.parts.pop("ledger", None) is None:
+                raise
+            self._log.line(f"the counters of ended workers are lost: {error}")
+            return handover.write(given)
 
     def _fail(self, reason: str) -> None:
         order, self._current = self._current, None

@@ -7,12 +7,16 @@ slot i gets the sockets of slot i before it, while the workers of the old one dr
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from uwgate.config.settings import ListenerSettings, Settings
-from uwgate.master.control import Channel, Message
+from uwgate.master import pids
+from uwgate.master.control import Allowance, Channel, Message
 from uwgate.master.loop import Timer
 from uwgate.master.sockets import Bound
 from uwgate.master.worker import Listener
@@ -23,7 +27,7 @@ class WorkerProcess:
     """A live worker. ``born``: epoch seconds (it tells two lives of a slot apart in stats).
 
     ``cell``: its place in memory that all share. ``child``: of this process; the death of another
-    is noticed by the end of its channel.
+    is noticed by ``pidfd`` (`pids.hold`), or if there is none by the end of its channel.
     """
 
     pid: int
@@ -36,6 +40,22 @@ class WorkerProcess:
     child: bool = True
     stuck: bool = False  # on its way to be killed for not answering
     snapshot: Message | None = None  # its latest
+    pidfd: int = -1
+    allowance: Allowance = field(default_factory=Allowance)
+    ended: bool = False
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal, unless it has ended."""
+        if not self.ended:
+            pids.send(self.pid, self.pidfd, number)
+
+    def bury(self) -> None:
+        """It has ended: its number may be another's soon."""
+        self.ended = True
+        if self.pidfd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self.pidfd)
+            self.pidfd = -1
 
 
 @dataclass(slots=True, eq=False)

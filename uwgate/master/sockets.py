@@ -30,7 +30,7 @@ from uwgate.master.errors import StartError, explain
 from uwgate.master.handover import HandedSocket
 from uwgate.master.inherited import Inherited
 from uwgate.observe.backlog import socket_name
-from uwgate.subscriptions.socketfile import identity, remove_stale
+from uwgate.subscriptions.socketfile import identity, remove_stale, set_rights
 
 # <linux/in.h>, <linux/in6.h>; Python has no names for them.
 _IP_FREEBIND = 15
@@ -344,10 +344,7 @@ class Binder:
             self._warn(f"{path}: mode and owner stay as they are: {explain(error)}")
 
     def _give_away(self, path: str) -> None:
-        if self._process.chown_socket is not None:
-            os.chown(path, *self._process.chown_socket, follow_symlinks=False)
-        if self._process.chmod_socket is not None:
-            os.chmod(path, self._process.chmod_socket)
+        set_rights(path, self._process.chmod_socket, self._process.chown_socket)
 
 
 def abstract_address(name: str) -> bytes:

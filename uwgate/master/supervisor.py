@@ -165,7 +165,11 @@ class Supervisor(Instance):
 
     def _on_signals(self, mask: int) -> None:
         for number in dict.fromkeys(self._signals.read()):
-            self._on_signal(signal.Signals(number))
+            try:
+                self._on_signal(signal.Signals(number))
+            except Exception as error:
+                # Out of here it would cost us the registration: no child buried, no order heard.
+                self._log.crash(f"{signal.Signals(number).name} failed", error)
 
     def _on_signal(self, number: signal.Signals) -> None:
         if number is signal.SIGCHLD:

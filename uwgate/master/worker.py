@@ -217,10 +217,11 @@ def keep_heap() -> None:
 
 
 def close_inherited(keep: Collection[int]) -> None:
-    """Let go of every inherited socket and pipe above 2 that is not in ``keep``.
+    """Let go of every inherited socket, pipe and pidfd above 2 that is not in ``keep``.
 
     Siblings' sockets would otherwise go on accepting, stats clients would never see the end of
-    their connections, and whoever can write to the FIFO commands the master. Each number is taken
+    their connections, whoever can write to the FIFO commands the master, and what stands for a
+    process is for the master alone. Each number is taken
     over by ``/dev/null`` rather than freed, because Python objects of the master still refer to it.
     """
     devnull = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -230,7 +231,8 @@ def close_inherited(keep: Collection[int]) -> None:
             continue
         with contextlib.suppress(OSError):
             mode = os.fstat(number).st_mode
-            if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode):
+            is_pidfd = os.readlink(f"/proc/self/fd/{number}") == "anon_inode:[pidfd]"
+            if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or is_pidfd:
                 os.dup2(devnull, number, inheritable=False)
     os.close(devnull)
 

@@ -20,6 +20,8 @@ from uwgate.subscriptions.table import Table
 
 # How many departed workers are remembered to refuse a snapshot that arrives after its fold.
 _GONE_LIMIT = 256
+# How many nodes are carried over where nobody ever asks for totals.
+_NODES_LIMIT = 100_000
 
 
 class _Incarnation(NamedTuple):
@@ -175,6 +177,9 @@ class Ledger:
         while len(self._gone) > _GONE_LIMIT:
             del self._gone[next(iter(self._gone))]
         self._carried.add(last, gauges=False)
+        nodes = self._carried.nodes
+        while len(nodes) > _NODES_LIMIT:
+            del nodes[next(iter(nodes))]
         self._departed.add(last)
         self._carried_by_worker.setdefault(life.worker, Sums()).add(last, gauges=False)
         self._carried_by_worker[life.worker].nodes.clear()

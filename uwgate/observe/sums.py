@@ -26,6 +26,7 @@ A worker that never answered has no ``gateways`` (or no such key)."""
 GAUGES = frozenset({"connections", "active_requests"})
 STORE_GAUGES = frozenset({"connected"})
 FILE_GAUGES = frozenset({"entries", "cached_bytes", "descriptors"})
+_MOST_NAMES = 1_000
 CERTIFICATES = 1_000
 """Most certificates that are shown one by one."""
 
@@ -151,9 +152,14 @@ class Tallies:
 
     def add_tally(self, tally: Snapshot, *, gauges: bool) -> None:
         """Add one gateway of one worker."""
-        for key, value in tally.items():
-            if isinstance(value, int) and (gauges or key not in GAUGES):
-                self.counters[key] = self.counters.get(key, 0) + value
+        add_each(
+            self.counters,
+            {
+                key: value
+                for key, value in tally.items()
+                if isinstance(value, int) and (gauges or key not in GAUGES)
+            },
+        )
         add_each(self.responses, mapping(tally, "responses"))
         add_each(self.errors, mapping(tally, "errors"))
         add_each(self.handshakes, mapping(tally, "tls_handshakes"))
@@ -197,9 +203,9 @@ class TlsTotals:
 
     def add(self, part: Snapshot, *, gauges: bool) -> None:
         """Add the ``tls`` of one gateway of one worker."""
-        for key, value in mapping(part, "store").items():
-            counts = gauges or key not in STORE_GAUGES
-            self.store[key] = self.store.get(key, 0) + (value if counts else 0)
+        store = mapping(part, "store")
+        counting = {key: gauges or key not in STORE_GAUGES for key in store}
+        add_each(self.store, {key: store[key] if counting[key] else 0 for key in store})
         if not gauges:
             return
         self.contexts += number(part, "contexts")
@@ -268,13 +274,13 @@ class Sums(Tallies):
     def _add_static(self, static: Snapshot, gauges: bool) -> None:
         if self.static is None:
             self.static = {}
-        for key in static:
-            counts = gauges or key not in FILE_GAUGES
-            self.static[key] = self.static.get(key, 0) + (number(static, key) if counts else 0)
+        counting = {key: gauges or key not in FILE_GAUGES for key in static}
+        add_each(self.static, {key: number(static, key) if counting[key] else 0 for key in static})
 
     def _add_sync(self, sync: dict[str, dict[str, int]]) -> None:
         for cache, counts in sync.items():
-            add_each(self.sync.setdefault(cache, {}), counts)
+            if cache in self.sync or len(self.sync) < _MOST_NAMES:
+                add_each(self.sync.setdefault(cache, {}), counts)
 
     def _add_node(self, gateway: str, node: Snapshot, gauges: bool) -> None:
         key = NodeKey(
@@ -328,6 +334,8 @@ def gateways(snapshot: Snapshot) -> Iterator[tuple[str, Snapshot]]:
 
 
 def add_each(into: dict[str, int], values: dict[str, int]) -> None:
-    """Add numbers to those of the same name."""
+    """Add numbers to those of the same name, of which there are at most 1,000: one worker after the
+    other may have its own."""
     for key, value in values.items():
-        into[key] = into.get(key, 0) + value
+        if key in into or len(into) < _MOST_NAMES:
+            into[key] = into.get(key, 0) + value

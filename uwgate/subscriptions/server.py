@@ -19,7 +19,7 @@ from typing import Any
 
 from uwgate.config.settings import Endpoint
 from uwgate.subscriptions.packet import MAX_DATAGRAM
-from uwgate.subscriptions.socketfile import identity, remove_stale
+from uwgate.subscriptions.socketfile import identity, remove_stale, set_rights
 
 Credentials = tuple[int, int, int]
 """pid, uid and gid of a sender on this machine, as the kernel tells them."""
@@ -305,8 +305,7 @@ def _unix(path: str, mode: int | None, *, credentials: bool) -> socket.socket:
         if credentials:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         sock.bind(path)
-        if mode is not None:
-            os.chmod(path, mode)
+        set_rights(path, mode)
     except OSError:
         sock.close()
         raise

@@ -50,3 +50,24 @@ def identity(path: str) -> Identity | None:
     # The time, too: a number that became free is often given to the very next file.
     this = (found.st_dev, found.st_ino, found.st_mtime_ns)
     return this if stat.S_ISSOCK(found.st_mode) else None
+
+
+def set_rights(path: str, mode: int | None, owner: tuple[int, int] | None = None) -> None:
+    """Owner (user, group; -1: as it is) and then mode of the file of a unix socket; None: as it is.
+
+    Whoever may write to its directory can put something else there at any time, even a link to a
+    file of ours: what is there is opened first, and only a socket is changed. Raises OSError.
+    """
+    if mode is None and owner is None:
+        return
+    file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(file).st_mode):
+            raise OSError(errno.ENOTSOCK, "the file was replaced by something else")
+        this = f"/proc/self/fd/{file}"
+        if owner is not None:
+            os.chown(this, *owner)
+        if mode is not None:
+            os.chmod(this, mode)
+    finally:
+        os.close(file)

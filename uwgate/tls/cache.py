@@ -34,6 +34,7 @@ from struct import Struct
 from typing import Any
 
 from uwgate.config.settings_tls import CacheSettings
+from uwgate.tls.shared import keeps_size, memory_file
 
 _WAYS = 16
 _WORD = 8
@@ -69,15 +70,16 @@ class SharedCache:
         self._start = _pages(cells * _WORD)  # of what clear() empties
         self._bodies = _pages(self._start + 4 * slots * _WORD)
         self._total = _pages(self._bodies + slots * self._size)
-        self.inherited = handed is not None and handed.get("measures") == self._measures
+        self.inherited = False
+        if handed is not None and handed.get("measures") == self._measures:
+            self.inherited = keeps_size(int(handed["fd"]), self._total)
         if handed is not None and self.inherited:
             self._file = int(handed["fd"])
             self._secret = bytes.fromhex(handed["secret"])
         else:
             # Pages of such a file are not accounted before they are touched (no overcommit).
-            self._file = os.memfd_create("uwgate-cache", os.MFD_CLOEXEC)
+            self._file = memory_file("uwgate-cache", self._total)
             self._secret = secrets.token_bytes(16)
-            os.ftruncate(self._file, self._total)
         self._memory = mmap.mmap(self._file, self._total)
         self._memory.madvise(mmap.MADV_DONTDUMP)  # it holds secrets
         words = memoryview(self._memory)[: self._bodies].cast("Q")

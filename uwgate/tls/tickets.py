@@ -39,6 +39,7 @@ from collections.abc import Callable, Sequence
 from uwgate.config.settings_tls import TicketSettings
 from uwgate.tls.errors import TlsError
 from uwgate.tls.openssl import TICKET_KEY, OpenSsl
+from uwgate.tls.shared import memory_file
 from uwgate.tls.ticket_ring import TicketRing
 
 KEY_SIZE = TICKET_KEY
@@ -50,6 +51,7 @@ _HEADER = struct.Struct("=QII")
 _HEAD = struct.Struct("=QI")
 _CHANGE = struct.Struct("=Q")
 _ENTRY = struct.Struct(f"={KEY_SIZE}sdd")
+_LONGEST = 1 << 20  # bytes of the memory of the master before
 _UNDERSTOOD = 1.0  # seconds after which every worker knows a new key
 _FOREVER = math.inf
 
@@ -112,9 +114,8 @@ class TicketKeys:
         self._most = MAX_FILE_KEYS if self._file else min(together, _MOST)
         size = _HEADER.size + self._most * _ENTRY.size
         # A file, so that the next master of a reload finds the keys; our workers keep to this one.
-        self._descriptor = os.memfd_create("uwgate-tickets", os.MFD_CLOEXEC)
         whole = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        os.ftruncate(self._descriptor, whole)
+        self._descriptor = memory_file("uwgate-tickets", whole)
         self._memory = mmap.mmap(self._descriptor, whole)
         if hasattr(mmap, "MADV_DONTDUMP"):
             self._memory.madvise(mmap.MADV_DONTDUMP)
@@ -265,7 +266,7 @@ class TicketKeys:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _read(memory: mmap.mmap) -> tuple[int, list[_Key]]:
+def _read(memory: mmap.mmap | bytearray) -> tuple[int, list[_Key]]:
     """Number of the change and the keys in the memory; no keys if they are being written."""
     with memoryview(memory) as shared:
         change, count, check = _HEADER.unpack_from(shared)
@@ -284,9 +285,12 @@ def _left(descriptor: int | None, now: float) -> list[_Key]:
     if descriptor is None:
         return []
     try:
-        with mmap.mmap(descriptor, 0) as memory:
-            return [key for key in _read(memory)[1] if key.until > now]
-    except (OSError, ValueError, struct.error):
+        # Not mapped: an older uwgate has left its length open to everybody who has it.
+        memory = bytearray(os.pread(descriptor, _LONGEST, 0))
+        keys = _read(memory)[1]
+        memory[:] = bytes(len(memory))
+        return [key for key in keys if key.until > now]
+    except (OSError, struct.error):
         return []
     finally:
         os.close(descriptor)

@@ -46,6 +46,28 @@ def test_what_is_written_is_read(mode: handover.Mode) -> None:
         os.fstat(file)
 
 
+def test_what_others_have_written_is_not_believed() -> None:
+    """As root, with the environment of somebody who is not."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be another user")
+    os.seteuid(65534)
+    try:
+        file = handover.write(Handover("9.9"))
+    finally:
+        os.seteuid(0)
+    with pytest.raises(HandoverError, match="written by another user"):
+        handover.take({handover.VARIABLE: str(file)})
+
+
+def test_too_much_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "_LONGEST", 1000)
+    given = Handover("9.9")
+    os.close(handover.write(given))
+    given.parts["ledger"] = "x" * 1000
+    with pytest.raises(OSError, match="File too large"):
+        handover.write(given)
+
+
 def test_a_first_start_has_nothing() -> None:
     assert handover.take({}) is None
 

@@ -109,7 +109,7 @@ def test_who_is_stuck_says_where_and_is_killed(
     file = tmp_path / "worker.log"
     with subprocess.Popen([sys.executable, "-c", STUCK, str(file)]) as process:
         wait_until(lambda: file.exists() and "ready" in file.read_text(), "it is stuck")
-        dump_and_kill(loop, log, "uwgate http 1", process.pid)
+        dump_and_kill(loop, log, "uwgate http 1", process.pid, process.send_signal)
         wait_until(lambda: "in stuck_here" in file.read_text(), "its stacks are in the log")
         assert process.poll() is None
         run(loop, lambda: process.poll() is not None)
@@ -121,7 +121,7 @@ def test_who_is_stuck_says_where_and_is_killed(
 def test_who_is_gone_already_is_no_problem(tmp_path: Path, loop: Loop, log: MainLog) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-        dump_and_kill(loop, log, "uwgate http 1", process.pid)
+        dump_and_kill(loop, log, "uwgate http 1", process.pid, process.send_signal)
         done: list[bool] = []
         loop.call_later(0.35, lambda: done.append(True))
         run(loop, lambda: done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -201,7 +202,7 @@ def take(variables: dict[str, str], *files: str) -> str:
             else:
                 kept.append(socket.socket().detach())
         # As systemd does: in order, from 3 on.
-        high += [os.dup2(fd, 100 + index) for index, fd in enumerate(kept)]
+        high += [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in kept]
         moves = " ".join(f"{3 + index}<&{fd} {fd}<&-" for index, fd in enumerate(high))
         script = f'exec "$0" -c "$1" {moves}'
         found = subprocess.run(

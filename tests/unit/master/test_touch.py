@@ -230,14 +230,17 @@ def test_command(master: Master, tmp_path: Path) -> None:
     command = "echo from $0; echo to stderr >&2; kill -PIPE $$"
     watch = master.watch(Touch(str(path), "exec", command))
     _create(path)
-    master.until(lambda: len(master.lines) == 1 and "to stderr" in _raw(master))
-    pid, code = _reap()
+    # At a line's start: the line that says what is run has these words, too.
+    master.until(lambda: "\nto stderr" in _raw(master))
+    why = f"touch-exec {path}"
+    running = next(line for line in master.lines if line.startswith(f"{why}: running {command} "))
+    pid = int(running.rpartition("(pid: ")[2][:-1])
+    code = _reap(pid)
     assert watch.reaped(pid, code)
     assert not watch.reaped(pid, code)
-    why = f"touch-exec {path}"
     raw = _raw(master).splitlines()
-    assert raw[1:3] == ["from sh", "to stderr"]
-    assert raw[0].endswith(f"] {why}: running {command} (pid: {pid})")
+    # The command may have written before the line that says so.
+    assert [line for line in raw if "]" not in line] == ["from sh", "to stderr"]
     # Python ignores SIGPIPE; the command does not.
     assert raw[3].endswith(f"] {why}: the command (pid: {pid}) ended with signal 13")
 
@@ -248,7 +251,8 @@ def test_exit_code_of_a_command(master: Master, tmp_path: Path) -> None:
         watch = master.watch(Touch(str(path), "exec", f"exit {code}"))
         _create(path)
         master.until(lambda path=path: any(str(path) in line for line in master.lines))
-        assert watch.reaped(*_reap())
+        pid = int(next(line for line in master.lines if str(path) in line).rpartition(" ")[2][:-1])
+        assert watch.reaped(pid, _reap(pid))
         ends = [line for line in master.lines if str(path) in line and "ended" in line]
         assert len(ends) == said
         assert all("ended with exit code 3" in line for line in ends)
@@ -275,7 +279,7 @@ def test_command_has_nothing_of_ours_and_a_session_of_its_own(tmp_path: Path) ->
             )
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
-        assert _reap() == (pid, 0)
+        assert _reap(pid) == 0
     with open(output) as file:
         file.seek(0)
         lines = file.read().splitlines()
@@ -296,6 +300,5 @@ def _create(path: Path) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
 
 
-def _reap() -> tuple[int, int]:
-    pid, status = os.waitpid(-1, 0)
-    return pid, os.waitstatus_to_exitcode(status)
+def _reap(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

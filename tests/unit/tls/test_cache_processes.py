@@ -174,3 +174,34 @@ def test_a_writer_that_stands_still_holds_up_nobody() -> None:
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * len(children)
     assert cache.get(b"key") == b"another"
     assert cache.set(b"key", b"value", FAR)
+
+
+def test_nobody_can_make_it_shorter() -> None:
+    """A process that touches what is missing would be killed by the kernel."""
+    cache = small(16)
+    assert cache.set(b"key", b"value", 0)
+
+    def shorten() -> None:
+        for size in (0, 1 << 30):
+            try:
+                os.ftruncate(cache.handed()["fd"], size)
+            except PermissionError:
+                continue
+            os._exit(3)
+
+    assert os.waitpid(in_child(shorten), 0)[1] == 0
+    assert cache.get(b"key") == b"value"
+    assert cache.clear()
+    assert cache.get(b"key") is None
+    after = SharedCache(cache.settings, cache.handed())
+    assert after.inherited
+
+
+def test_what_is_not_as_long_as_it_was_is_not_taken_over() -> None:
+    cache = small(16)
+    open_to_all = os.memfd_create("cache", os.MFD_ALLOW_SEALING)
+    for file in (open_to_all, 9999):
+        assert not SharedCache(cache.settings, cache.handed() | {"fd": file}).inherited
+    os.ftruncate(open_to_all, cache.handed()["measures"][3])
+    assert not SharedCache(cache.settings, cache.handed() | {"fd": open_to_all}).inherited
+    os.close(open_to_all)
