@@ -137,10 +137,13 @@ class Trial:
         return self._look()
 
     async def _steady(self) -> None:
-        """Until no process comes or goes any more, or the mercy is over."""
+        """Until no process comes or goes any more, or the mercy is over.
+
+        The rehearsal of a reload that was ordered while one was under way lasts almost a second.
+        """
         last, steady = 0, 0
-        deadline = time.monotonic() + self._contender.scene.mercy + 5
-        while steady < 6 and time.monotonic() < deadline:
+        deadline = time.monotonic() + self._contender.scene.mercy + 6
+        while steady < 15 and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
             count = len(session(self._contender.process.pid))
             steady = steady + 1 if count == last else 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.client import Client
 from support.nodes import RawHttpNode, held, response
-from support.reloading import children
+from support.reloading import Reloadable, children
 from support.uwgate import Gateway, StartGateway
 from support.waiting import DEADLINE, free_port, wait_until
 
@@ -122,6 +122,32 @@ def test_a_stopped_worker_is_replaced(start_gateway: StartGateway) -> None:
         logged(gateway, "HARAKIRI")
         wait_until(lambda: ended(worker), "it is killed")
         assert status(gateway) == 200
+
+
+def test_a_worker_of_before_a_reload_is_watched_too(tmp_path: Path) -> None:
+    mapper = tmp_path / "mapper.py"
+    with RawHttpNode() as node:
+        mapper.write_text(
+            "import threading\n"
+            "def find(key):\n"
+            "    if key == 'stuck':\n"
+            "        threading.Event().wait()\n"
+            f"    return 'http://{node.address}'\n"
+        )
+        gateway = Reloadable(tmp_path, f"http-use-code-string = 0:{mapper}:find\nharakiri = 1")
+        try:
+            (worker,) = gateway.workers
+            with gateway.connect() as client:
+                assert client.ask(GET).status == 200
+                gateway.reload()
+                assert worker in gateway.workers
+                client.send(b"GET / HTTP/1.1\r\nHost: stuck\r\n\r\n")
+                logged(gateway, f"*** HARAKIRI ON GATEWAY uwgate http 1 (pid: {worker}) ***")
+                assert client.read_to_end() == b""
+            wait_until(lambda: worker not in gateway.workers, "it is killed")
+            assert status(gateway) == 200
+        finally:
+            gateway.kill()
 
 
 # --- old and large ------------------------------------------------------------------------------

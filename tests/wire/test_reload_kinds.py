@@ -6,13 +6,16 @@ import os
 import re
 import signal
 import socket
+import stat
 import threading
 from pathlib import Path
 
+from support.client import Client
 from support.nodes import RawHttpNode
 from support.reloading import Reloadable, children, reloadable
-from support.waiting import free_port, wait_until
+from support.waiting import DEADLINE, free_port, wait_until
 
+from uwgate.control.client import NoInstance, OrderError, ask_once
 from uwgate.subscriptions.packet import Announcement, encode
 from wire.test_lives import ended
 
@@ -130,17 +133,42 @@ def test_the_older_master_hears_again_when_the_newer_one_has_ended(tmp_path: Pat
     fifo = tmp_path / "fifo"
     server = f"127.0.0.1:{free_port()}"
     with RawHttpNode() as one:
+        control = tmp_path / "control"
         text = f"http-subscription-server = {server}\nmaster-fifo = {fifo}"
-        with reloadable(tmp_path, text) as gateway:
+        with reloadable(tmp_path, f"{text}\ncontrol-socket = {control}") as gateway:
+            assert master_at(control) == gateway.process.pid
             write(fifo, "f")
             gateway.logged("beside this one (pid: ")
             other = int(re.findall(r"beside this one \(pid: (\d+)\)", gateway.log)[0])
             wait_until(lambda: len(children(other)) == 1, "its worker")
+            wait_until(lambda: master_at(control) == other, "the newer one is asked")
             os.kill(other, signal.SIGTERM)
             gateway.logged(f"the instance with pid {other} has ended (exit code 0)")
+            wait_until(lambda: master_at(control) == gateway.process.pid, "it is asked again")
+            assert stat.S_IMODE(control.stat().st_mode) == 0o666
             announce(server, one)
             gateway.logged("new node")
             wait_until(lambda: status(gateway) == 200, "it serves")
+
+
+def master_at(control: Path) -> int:
+    """The pid of who answers there; 0 if nobody does."""
+    try:
+        answer = ask_once([str(control)], "status", DEADLINE)
+    except (OrderError, NoInstance):
+        return 0
+    return int(answer["status"]["pid"])
+
+
+def connected(gateway: Reloadable) -> Client:
+    """To a worker that stays: one that is just being relieved may take one more connection."""
+    while True:
+        client = gateway.connect()
+        reply = client.ask(GET)
+        assert reply.status == 200
+        if not reply.closes:
+            return client
+        client.close()
 
 
 def test_the_oldest_worker_is_hurried_not_the_newest(tmp_path: Path) -> None:
@@ -148,9 +176,7 @@ def test_the_oldest_worker_is_hurried_not_the_newest(tmp_path: Path) -> None:
     with RawHttpNode() as node, reloadable(tmp_path, f"http-to = {node.spec}") as gateway:
         holding = []
         for _ in range(6):
-            client = gateway.connect()
-            assert client.ask(GET).status == 200
-            holding.append(client)
+            holding.append(connected(gateway))
             gateway.reload()
         # More than four relieved workers: the first ones had to let go, in the order of their age.
         for client in holding[:2]:

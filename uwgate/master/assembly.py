@@ -193,11 +193,7 @@ class Assembly:
             endpoint = Endpoint("unix", life.control, path=life.control)
             self.control = self.binder.listen("control-socket", endpoint, 1, defer=False)
             if self.control.fresh:
-                # Whoever connects is asked for his name; the mode would keep out those who may.
-                try:
-                    set_rights(life.control, 0o666)
-                except OSError as error:
-                    raise StartError(f"control-socket = {life.control}: {explain(error)}") from None
+                _open_to_all(life.control)
         self.zergs = serve_zergs(
             self.settings.zerg, self.binder, self._lendable, self._loop, self._log
         )
@@ -234,6 +230,18 @@ class Assembly:
             gid = process.gid if process.gid is not None else plan.gid
             create_log(settings.request_log.path, uid, gid)
 
+    def renew_control(self) -> socket.socket | None:
+        """Another instance had taken the path of the control socket, and is gone: a new socket,
+        None if that is not so. Raises StartError."""
+        old = self.control
+        if old is None or identity(old.endpoint.path) == old.file:
+            return None
+        fresh = self.binder.listen(old.option, old.endpoint, 1, defer=False)
+        _open_to_all(old.endpoint.path)
+        self.binder.bound.remove(old)
+        self.control = fresh
+        return fresh.sockets[0]
+
     # -- from one master to the next -----------------------------------------------------------
 
     def handed(self) -> list[HandedSocket]:
@@ -243,7 +251,7 @@ class Assembly:
             sockets += self.subscriptions.sockets()
         if self.announcing is not None:
             sockets += self.announcing.sockets()
-        return sockets + self.tls.sockets()
+        return sockets + self.tls.sockets() + self.inherited.kept()
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -272,6 +280,14 @@ class Assembly:
         elif self.control is not None:
             self.control.vacuum()
         self.binder.close()
+
+
+def _open_to_all(path: str) -> None:
+    """Whoever connects is asked for his name; the mode would keep out those who may."""
+    try:
+        set_rights(path, 0o666)
+    except OSError as error:
+        raise StartError(f"control-socket = {path}: {explain(error)}") from None
 
 
 def _make_way(path: str) -> None:

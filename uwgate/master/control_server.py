@@ -86,6 +86,14 @@ class ControlServer:
         for connection in list(self._connections.values()):
             connection.finish()
 
+    def move(self, listener: socket.socket) -> None:
+        """Listen on another socket, and close the one before."""
+        self._listen(False)
+        self._listener.close()
+        self._listener = listener
+        listener.setblocking(False)
+        self._listen(True)
+
     # -- over a re-execution -------------------------------------------------------------------
 
     def handover(self) -> list[dict[str, object]]:

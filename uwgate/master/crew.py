@@ -183,7 +183,7 @@ class Crew:
                     slot.gateway, slot.id, slot.number, process.pid, process.channel.fileno(),
                     process.cell, process.born, process.since, slot.spawns, process.ready,
                     process.draining, unread.decode("latin-1"), unsent.decode("latin-1"), torn,
-                    process.pidfd,
+                    process.pidfd, process.relieved,
                 )
             )  # fmt: skip
         return handed
@@ -546,6 +546,7 @@ def _adopted(each: HandedWorker) -> WorkerProcess | None:
     process = WorkerProcess(each.pid, channel, each.cell, each.born, each.since)
     process.pidfd = pidfd if pidfd >= 0 else pids.hold(each.pid)
     process.ready, process.draining = each.ready, each.draining
+    process.relieved = each.relieved
     process.child = parent == os.getpid()
     return process
 

@@ -11,7 +11,7 @@ they are is told by a JSON object in a sealed file in memory, whose number is in
                   "text": s, "single": b, "foreign": b}],
      "workers": [{"gateway": s, "id": n, "number": n, "pid": n, "fd": n, "cell": n, "born": t,
                   "since": t, "spawns": n, "ready": b, "draining": b, "unread": s,
-                  "unsent": s, "torn": b, "pidfd": n}],
+                  "unsent": s, "torn": b, "pidfd": n, "relieved": t}],
      "parts": {name: anything that one part of the master wants to know of itself}}
 
 Any version of uwgate reads what any other wrote, as long as ``format`` is the same: unknown members
@@ -66,7 +66,8 @@ class HandedSocket:
 class HandedWorker:
     """A worker that serves on. ``fd``: our end of its channel; ``unread``, ``unsent``: pieces of
     messages (latin-1), ``torn``: the first of which is only the end of one. ``pidfd``: of the
-    process, -1 without. ``born``: epoch seconds, ``since``: monotonic."""
+    process, -1 without. ``born``: epoch seconds; ``since``, ``relieved`` (0: it is not): monotonic.
+    """
 
     gateway: str
     id: int
@@ -83,6 +84,7 @@ class HandedWorker:
     unsent: str = ""
     torn: bool = False
     pidfd: int = -1
+    relieved: float = 0.0
 
 
 @dataclass(slots=True)

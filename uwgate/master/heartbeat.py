@@ -3,6 +3,8 @@
 Each worker writes the time into a place of its own, in memory that it shares with the master: a
 message would wait in a queue, and say of a loop that has just come back that it is well.
 
+The next master of a reload has the same memory, and the workers of before go on beating in it.
+
 Layout: 256 × f64, seconds of ``time.monotonic()``, which the processes of a machine share; 0 where
 nobody has written yet.
 """
@@ -16,6 +18,7 @@ from collections.abc import Callable
 
 from uwgate.master.logs import MainLog
 from uwgate.master.loop import Loop
+from uwgate.tls.shared import keeps_size, memory_file
 
 CELLS = 256
 INTERVAL = 0.5
@@ -31,12 +34,17 @@ _OWN_STALL = 3.0
 
 
 class Heartbeats:
-    """To be made before the first fork. ``cell``: the place of a process, below CELLS."""
+    """To be made before the first fork. ``cell``: the place of a process, below CELLS. ``handed``:
+    the descriptor (``file``) of the master before. Raises OSError."""
 
-    __slots__ = ("_awake", "_cells", "_looked")
+    __slots__ = ("_awake", "_cells", "_looked", "file")
 
-    def __init__(self) -> None:
-        self._cells = memoryview(mmap.mmap(-1, CELLS * 8)).cast("d")
+    def __init__(self, handed: int = -1) -> None:
+        size = CELLS * 8
+        if not keeps_size(handed, size):
+            handed = memory_file("uwgate-heartbeats", size)
+        self.file = handed
+        self._cells = memoryview(mmap.mmap(handed, size)).cast("d")
         self._looked = 0.0
         self._awake = 0.0  # since when the master has been looking without a break
 

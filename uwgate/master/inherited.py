@@ -37,23 +37,30 @@ class Inherited:
         return found
 
     def close_rest(self, *, vacuum: bool = False) -> list[str]:
-        """Close what nobody has asked for -> the names. ``vacuum``: with the files of unix ones."""
-        for each in self._sockets:
+        """Close what nobody has asked for -> the names. ``vacuum``: with the files of unix ones.
+
+        Those of systemd stay open: it does not pass them again, should they be asked for later.
+        """
+        closing = [each for each in self._sockets if not each.foreign]
+        for each in closing:
             for fd in each.fds:
                 with contextlib.suppress(OSError):
                     os.close(fd)
-            ours = vacuum and not each.foreign
-            if ours and each.file is not None and identity(each.name) == tuple(each.file):
+            if vacuum and each.file is not None and identity(each.name) == tuple(each.file):
                 with contextlib.suppress(OSError):
                     os.unlink(each.name)
-        names = [each.name for each in self._sockets]
-        self._sockets.clear()
-        return names
+        self._sockets = [each for each in self._sockets if each.foreign]
+        return [each.name for each in closing]
+
+    def kept(self) -> list[HandedSocket]:
+        """What nobody has asked for, for the next master."""
+        return list(self._sockets)
 
 
 def _is_it(each: HandedSocket, endpoint: Endpoint, name: str) -> bool:
     if endpoint.kind == "fd":
-        return bool(endpoint.text == each.text or each.fds == [endpoint.number])
+        # Numbers of ours are whatever was free; only systemd's mean something to an operator.
+        return endpoint.text == each.text or (each.foreign and each.fds == [endpoint.number])
     if endpoint.kind == "unix":
         # Whatever the path is called now: it leads to the file of that very socket.
         return each.file is not None and identity(endpoint.path) == tuple(each.file)

@@ -163,7 +163,7 @@ class Instance:
         if assembly.subscriptions is not None:
             crew.subscriptions = assembly.subscriptions.gateways
         if self._settings.life.harakiri:
-            crew.heartbeats = Heartbeats()
+            crew.heartbeats = Heartbeats(int(self._parts.get("heartbeats", -1)))
         if self._parts.get("paused"):
             crew.paused = True
         if self._handed is not None:
@@ -264,6 +264,9 @@ class Instance:
         if mode == "rehearse":
             return given
         given.workers = self._crew.handed()
+        if self._crew.heartbeats is not None:
+            parts["heartbeats"] = self._crew.heartbeats.file
+            given.fds.append(self._crew.heartbeats.file)
         parts["ledger"] = self._crew.ledger.state()
         if self._fifos is not None:
             parts["fifo"] = state = self._fifos.state()

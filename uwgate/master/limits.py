@@ -71,7 +71,7 @@ class Limits:
             return
         for slot in self._crew.slots:
             process = slot.process
-            if process is None or not process.ready or process.stuck or not process.child:
+            if process is None or not process.ready or process.stuck:
                 continue
             if self._heartbeats.late(process.cell, now, self._settings.harakiri):
                 process.stuck = True

@@ -8,6 +8,7 @@ it has ``reload-mercy`` seconds.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 
 from uwgate.master.logs import MainLog
@@ -70,9 +71,12 @@ class Retired:
             return
         self._relieved.append(slot)
         slot.process.draining = True
-        self._send(slot, {"type": "drain", "gently": True, "limit": self._mercy})
-        end = functools.partial(self._end, slot)
-        slot.mercy = self._loop.call_later(self._mercy + _SLACK, end)
+        now = time.monotonic()
+        # A master before may have relieved it already.
+        slot.process.relieved = slot.process.relieved or now
+        mercy = max(0.0, slot.process.relieved + self._mercy - now)
+        self._send(slot, {"type": "drain", "gently": True, "limit": mercy})
+        slot.mercy = self._loop.call_later(mercy + _SLACK, functools.partial(self._end, slot))
 
     def dismiss(self, slot: Slot) -> None:
         """No mercy: cut what it has under way."""

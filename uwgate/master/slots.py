@@ -41,6 +41,7 @@ class WorkerProcess:
     stuck: bool = False  # on its way to be killed for not answering
     snapshot: Message | None = None  # its latest
     pidfd: int = -1
+    relieved: float = 0.0  # monotonic: since when its mercy runs
     allowance: Allowance = field(default_factory=Allowance)
     ended: bool = False
 

@@ -207,6 +207,13 @@ class Supervisor(Instance):
         if self._fifos is not None:
             self._fifos.renew()
         self._pidfiles.rewrite()
+        try:
+            control = self._assembly.renew_control()
+        except StartError as error:
+            self._log.line(str(error))
+        else:
+            if control is not None and self._control is not None:
+                self._control.move(control)
 
     # -- reload --------------------------------------------------------------------------------
 

@@ -29,5 +29,5 @@ def keeps_size(file: int, size: int) -> bool:
     try:
         sealed = fcntl.fcntl(file, fcntl.F_GET_SEALS) & _SIZE == _SIZE
         return sealed and os.fstat(file).st_size == size
-    except OSError:
+    except (OSError, ValueError):
         return False

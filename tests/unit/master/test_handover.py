@@ -150,7 +150,7 @@ def test_sockets_are_found_by_what_they_are(tmp_path: Path) -> None:
         assert file is not None
         stream = HandedSocket("127.0.0.1:80", "stream", [90])
         datagram = HandedSocket("127.0.0.1:80", "dgram", [91])
-        named = HandedSocket("0.0.0.0:5", "stream", [92], None, "fd://web", True)
+        named = HandedSocket("0.0.0.0:5", "stream", [92], None, "fd://web", True, True)
         at = HandedSocket("whatever/s", "stream", [93], list(file))
         store = Inherited([stream, datagram, named, at])
         tcp = Endpoint("tcp", "localhost:80", host="localhost", port=80)
@@ -191,3 +191,37 @@ def test_what_nobody_wants_is_closed(tmp_path: Path, vacuum: bool) -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(number)
     assert store.close_rest() == []
+
+
+def test_sockets_of_systemd_stay() -> None:
+    """It does not pass them again: who is asked for later has to be there still."""
+    with socket.socket() as sock:
+        theirs = HandedSocket("127.0.0.1:80", "stream", [sock.fileno()], foreign=True)
+        store = Inherited([theirs])
+        assert store.close_rest(vacuum=True) == []
+        assert store.kept() == [theirs]
+        number = Endpoint("fd", f"fd://{sock.fileno()}", number=sock.fileno())
+        assert store.take(number, "stream") is theirs
+        assert store.kept() == []
+
+
+def test_the_number_of_a_socket_of_ours_means_nothing() -> None:
+    store = Inherited([HandedSocket("127.0.0.1:80", "stream", [92], None, ":80")])
+    assert store.take(Endpoint("fd", "fd://92", number=92), "stream") is None
+
+
+def test_listen_stream_80_is_both_addresses() -> None:
+    with socket.socket(socket.AF_INET6) as sock:
+        for name, foreign, host, found in (
+            ("0.0.0.0:80", True, "[::]:80", True),
+            ("0.0.0.0:80", True, "0.0.0.0:80", True),
+            ("0.0.0.0:80", False, "[::]:80", False),
+            ("0.0.0.0:81", True, "[::]:80", False),
+        ):
+            each = HandedSocket(name, "stream", [sock.fileno()], None, "fd://3", True, foreign)
+            endpoint = Endpoint("tcp", "x", host="::", port=80)
+            taken = Inherited([each]).take(endpoint, "stream", host)
+            assert (taken is each) == found, (name, foreign, host)
+    with socket.socket() as only:
+        each = HandedSocket("0.0.0.0:80", "stream", [only.fileno()], foreign=True)
+        assert Inherited([each]).take(Endpoint("tcp", "x", port=80), "stream", "[::]:80") is None
