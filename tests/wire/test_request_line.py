@@ -124,10 +124,6 @@ def test_another_version_is_refused(pair: Pair, version: bytes) -> None:
     pair.refused(b"GET / " + version + REST, 400, 505)
 
 
-def test_the_http2_preface_is_refused(pair: Pair) -> None:
-    pair.refused(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", 400, 505)
-
-
 @pytest.mark.parametrize("byte", [*range(0x21), *range(0x7F, 0x100, 8), 0xFF])
 def test_no_control_space_or_high_byte_in_the_target(pair: Pair, byte: int) -> None:
     pair.refused(b"GET /a%cb HTTP/1.1" % byte + REST, 400)

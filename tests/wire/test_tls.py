@@ -103,7 +103,7 @@ def test_the_node_knows_that_it_was_https(
 
 def test_http_1_1_is_negotiated(it: Terminating) -> None:
     context = client_context(it.authority)
-    context.set_alpn_protocols(["h2", "http/1.1"])
+    context.set_alpn_protocols(["spdy/2", "http/1.1"])
     with TlsClient(it.address, context) as client:
         assert client.sock.selected_alpn_protocol() == "http/1.1"
         assert client.ask(get()).status == 200

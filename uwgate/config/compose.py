@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from uwgate.config.compose_nodes import endpoint, listening, node, node_source, serves
@@ -14,6 +15,7 @@ from uwgate.config.found import Found
 from uwgate.config.model import Problems
 from uwgate.config.settings import (
     ErrorPage,
+    Http2Settings,
     HttpSettings,
     ProcessSettings,
     RequestLogSettings,
@@ -95,6 +97,7 @@ def http_settings(
     _keepalive(found, fields)
     mapper, nodes = node_source(found, "http", problems, needed=not has_places(found))
     networks = [each.value for each in found.all("http-trusted-proxy")]
+    http2 = Http2Settings(**found.fields("http2"))  # type: ignore[arg-type]
     fields |= {
         "listeners": tuple(listeners),
         "nodes": nodes,
@@ -107,9 +110,11 @@ def http_settings(
         "error_pages": _error_pages(found, problems),
         "subscriptions": router_subscriptions(found, "http", subscriptions, problems),
         "static": static_settings(found, problems),
+        "http2": http2,
     }
     if any(each.tls is not None for each in listeners):
-        fields["tls"] = tls_settings(found, subscriptions.dotsplit, caches, problems)
+        tls = tls_settings(found, subscriptions.dotsplit, caches, problems)
+        fields["tls"] = tls if http2.enabled else replace(tls, alpn=("http/1.1",))
     zerg = serves(found, "http") and found.all("zerg", "http-zerg")
     return HttpSettings(**fields) if listeners or zerg else None
 

@@ -16,6 +16,7 @@ from uwgate.config.model import Option, State
 from uwgate.config.options_client import CLIENT_OPTIONS
 from uwgate.config.options_fast import FAST_OPTIONS
 from uwgate.config.options_http import HTTP_OPTIONS
+from uwgate.config.options_http2 import HTTP2_OPTIONS
 from uwgate.config.options_master import COMMANDS, MASTER_OPTIONS
 from uwgate.config.options_process import PROCESS_OPTIONS
 from uwgate.config.options_static import STATIC_OPTIONS
@@ -24,6 +25,7 @@ from uwgate.config.options_tls import TLS_OPTIONS
 
 TOPICS: dict[str, str] = {
     "http": "The HTTP router",
+    "http2": "HTTP/2",
     "nodes": "Nodes: where requests go",
     "static": "Static files",
     "tls": "TLS: listeners and client certificates",
@@ -45,6 +47,7 @@ TOPICS: dict[str, str] = {
 
 OPTIONS: tuple[Option, ...] = (
     HTTP_OPTIONS
+    + HTTP2_OPTIONS
     + STATIC_OPTIONS
     + TLS_OPTIONS
     + FAST_OPTIONS

@@ -245,6 +245,19 @@ class GatewaySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Http2Settings:
+    """HTTP/2 of the HTTP router's clients (options ``http2``, ``http2-*``)."""
+
+    enabled: bool = True  # by ALPN, on listeners with TLS
+    cleartext: bool = True  # by prior knowledge, on the others
+    max_streams: int = 100  # SETTINGS_MAX_CONCURRENT_STREAMS
+    window: int = 65536  # bytes of a request body that a client may send ahead
+    connection_window: int = 1 << 20  # the same of all requests of a connection
+    max_header_list: int = 32768  # bytes as RFC 9113 §6.5.2 counts them
+    max_queued: int = 1 << 20  # bytes of responses that wait for a client's windows
+
+
+@dataclass(frozen=True, slots=True)
 class HttpSettings(GatewaySettings):
     """The HTTP router (options ``http-*``)."""
 
@@ -272,6 +285,7 @@ class HttpSettings(GatewaySettings):
     client_headers: bool = False  # https-client-headers: X-SSL-Client-* towards HTTP nodes
     hsts: str = ""  # value of Strict-Transport-Security on responses over TLS; "" = none
     static: StaticSettings | None = None  # not None where files are served
+    http2: Http2Settings = Http2Settings()
 
 
 @dataclass(frozen=True, slots=True)

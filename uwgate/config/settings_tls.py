@@ -101,7 +101,7 @@ class TlsSettings:
     verify_depth: int = 1
     tmp_dir: str = ""
     verbose: bool = False
-    alpn: tuple[str, ...] = ("http/1.1",)
+    alpn: tuple[str, ...] = ("h2", "http/1.1")
     sessions: SessionSettings = SessionSettings()
     tickets: TicketSettings = TicketSettings()
 

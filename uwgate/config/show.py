@@ -16,6 +16,7 @@ from uwgate.config.settings import (
     AnnounceSettings,
     Endpoint,
     FastSettings,
+    Http2Settings,
     HttpSettings,
     ProcessSettings,
     RequestLogSettings,
@@ -30,6 +31,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "announce": AnnounceSettings,
     "fastrouter": FastSettings,
     "http": HttpSettings,
+    "http2": Http2Settings,
     "life": LifeSettings,
     "main_log": MainLogSettings,
     "process": ProcessSettings,
@@ -99,8 +101,8 @@ def _effective(settings: Settings, row: Option) -> object:
     part: object = settings
     if section in ("tls", "sessions", "tickets"):
         part = settings.http and settings.http.tls
-    if section == "static":
-        part = settings.http and settings.http.static
+    if section in ("static", "http2"):
+        part = settings.http and getattr(settings.http, section)
     elif section != "tls":
         part = part and getattr(part, section)
     return getattr(part, name) if part is not None else None

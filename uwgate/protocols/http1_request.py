@@ -73,13 +73,15 @@ def _claims_client(name: bytes) -> bool:
 @dataclass(frozen=True, slots=True)
 class RequestPolicy:
     """What a parser lets through. ``trusted``: the peer's forwarding fields are believed.
-    ``general``: no block is simple, as some field of it decides on the node. ``strip_tls``:
-    ``X-SSL-…`` fields of clients are removed, as the gateway says such things itself."""
+    ``general``: no block is simple, as some field of it decides on the node. ``version``: of HTTP,
+    for Via. ``strip_tls``: ``X-SSL-…`` fields of clients are removed, as the gateway says such
+    things itself."""
 
     trusted: bool = False
     x_forwarded: bool = True
     forwarded: bool = False
     via: bytes = b""
+    version: bytes = b"1.1"
     allow_underscores: bool = False
     server_name_as_host: bool = False
     max_fields: int = 128
@@ -395,7 +397,7 @@ class RequestParser:
         ):
             lines.append(b"X-Forwarded-Host: " + block.host)
         if policy.via:
-            lines.append(b"Via: 1.1 " + policy.via)
+            lines.append(b"Via: %b %b" % (policy.version, policy.via))
         if block.length == CHUNKED:
             lines.append(b"Transfer-Encoding: chunked")
         block.forward = b"\r\n".join(lines)

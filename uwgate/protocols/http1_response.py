@@ -69,7 +69,8 @@ class ResponseHead:
     ``now_dated``, ``dated_with``: room for ``undated`` with the Date line of this second.
     ``whole``: ``ready`` or ``undated``, with a body of known length: all that a plain request
     needs. ``count``: number of fields passed on. ``file``: what a field of ``ResponsePolicy.files``
-    says, and whether that is a path of URIs; the field itself is not passed on.
+    says, and whether that is a path of URIs; the field itself is not passed on. ``http2``: room for
+    the same as a header block of HTTP/2 (HPACK), without Date where the node sent none.
     """
 
     __slots__ = (
@@ -81,6 +82,7 @@ class ResponseHead:
         "file",
         "framing",
         "gzip",
+        "http2",
         "length",
         "lines",
         "now_dated",
@@ -108,6 +110,7 @@ class ResponseHead:
         self.gzip = False
         self.usual = False
         self.undated = b""
+        self.http2 = b""
         self.dated_with = self.now_dated = b""
         self.whole = False
         self.vary = False  # Vary already names Accept-Encoding or *

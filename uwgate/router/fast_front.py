@@ -475,6 +475,11 @@ class FastFront(FastClient):
         if self.stage == WAIT and self.events == UNWATCHED and self.reading:
             self.watch_socket()
 
+    @property
+    def active(self) -> int:
+        """Whether a request is under way."""
+        return int(self.exchange.phase != IDLE)
+
     def drain(self) -> None:
         """The gateway is stopping. A client that has just connected is about to ask."""
         if self.stage == HEAD and not self.buffer:

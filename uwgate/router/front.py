@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Protocol
 
 from uwgate.protocols.http1_request import RequestBlock, RequestLine
@@ -10,6 +11,12 @@ from uwgate.router.errors import Failure
 
 if TYPE_CHECKING:
     from uwgate.router.exchange import Exchange
+
+
+def field_of(block: bytes, name: bytes) -> bytes:
+    """The value of the field ``name`` (lower case; several joined) in ``CRLF field CRLF …``."""
+    found = re.findall(rb"(?i)\r\n%b:[ \t]*([^\r\n]*)" % re.escape(name), block)
+    return b"; ".join(found) if name == b"cookie" else b", ".join(found)
 
 
 class Front(Protocol):
@@ -107,6 +114,11 @@ class Connection(Front, Protocol):
     request: RequestLine | None
     sent_bytes: int
     status: int
+
+    @property
+    def active(self) -> int:
+        """Requests under way."""
+        ...
 
     def drain(self) -> None:
         """The gateway is stopping: close when idle, else after the response."""

@@ -294,7 +294,7 @@ class Gateway:
     def snapshot(self) -> dict[str, object]:
         """Counters and nodes as plain values for the stats."""
         tally = self.tally
-        tally.active_requests = sum(front.exchange.phase != 0 for front in self.fronts)
+        tally.active_requests = sum(front.active for front in self.fronts)
         snapshot: dict[str, object] = {
             "tally": tally.snapshot(),
             # Several sockets may make up an address.

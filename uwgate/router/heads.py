@@ -62,9 +62,9 @@ def uwsgi_packet(exchange: Exchange) -> bytes:
     assert node is not None
     line = request.variables
     if not line:
-        line = request.variables = request_line_vars(
-            request.method, request.target, request.protocol
-        )
+        # uWSGI repeats it in its status line; HTTP nodes are spoken to in HTTP/1.1, too.
+        protocol = b"HTTP/1.1" if request.protocol == b"HTTP/2.0" else request.protocol
+        line = request.variables = request_line_vars(request.method, request.target, protocol)
     settings = gateway.settings
     modifier1 = settings.modifier1 or node.modifier1
     modifier2 = settings.modifier2 or node.modifier2

@@ -49,6 +49,7 @@ class Hsts:
         marked.lines += self.line
         marked.count += 1
         marked.clean = False
+        marked.http2 = b""
         if head.ready:
             marked.ready = b"%b%b\r\n" % (marked.lines, head.framing)
         if head.undated:

@@ -34,9 +34,11 @@ from uwgate.router.gateway import Accepting, Gateway, Listener
 from uwgate.router.hsts import Hsts, HstsFront
 from uwgate.router.http1_front import Http1Front
 from uwgate.router.http1_responses import KEPT_HEAD, Http1Responses
+from uwgate.router.http2_connection import Http2Connection
+from uwgate.router.http2_shared import Http2Shared
 from uwgate.router.redirect import RedirectFront
 from uwgate.router.static_exchange import StaticExchange
-from uwgate.router.tls_accept import TlsConnection, TlsDoor
+from uwgate.router.tls_accept import Fronts, TlsConnection, TlsDoor
 from uwgate.subscriptions.table import FILES, JOIN, LEAVE, NOTHING, Change, certificate
 
 if TYPE_CHECKING:
@@ -108,9 +110,10 @@ class HttpGateway(Gateway):
     def _make_parsers(self) -> None:
         settings = self.settings
 
-        def policy(*, trusted: bool) -> RequestPolicy:
+        def policy(*, trusted: bool, version: bytes = b"1.1") -> RequestPolicy:
             return RequestPolicy(
                 trusted=trusted,
+                version=version,
                 x_forwarded=settings.x_forwarded,
                 forwarded=settings.forwarded,
                 via=settings.via.encode("ascii"),
@@ -123,6 +126,7 @@ class HttpGateway(Gateway):
 
         self.parser = RequestParser(policy(trusted=False))
         self.trusted_parser = RequestParser(policy(trusted=True))
+        self.http2 = Http2Shared(settings.http2, self.clock, policy)
 
     def _on_tick(self, now: float) -> None:
         super()._on_tick(now)
@@ -184,7 +188,7 @@ class HttpGateway(Gateway):
                 changed |= self.terminator.withdraw(key, address)
         if changed:
             for front in self.fronts:
-                cast(Http1Front, front).admit_anew()
+                cast(Http1Front | Http2Connection, front).admit_anew()
 
     def _announced(self, key: str, address: str, files: Sequence[str]) -> bool:
         """A node came, with a certificate if there are ``files``; whether that changes anything."""
@@ -210,9 +214,8 @@ class HttpGateway(Gateway):
         )
         settings = listener.settings
         if settings.tls is not None:
-            # HTTP/1 is what a client speaks that negotiates nothing.
-            http1 = self._tls_front(constants)
-            return Acceptor(self, sock, TlsDoor(self, settings.tls, {None: http1}).welcome)
+            fronts = self._tls_fronts(constants)
+            return Acceptor(self, sock, TlsDoor(self, settings.tls, fronts).welcome)
         front: Callable[[], Http1Front] = partial(Http1Front, self, constants)
         if settings.redirect is not None:
             front = partial(RedirectFront, self, constants, settings.redirect.port)
@@ -220,12 +223,16 @@ class HttpGateway(Gateway):
             return await self.loop.create_unix_server(front, sock=sock)
         return await self.loop.create_server(front, sock=sock)
 
-    def _tls_front(self, constants: bytes) -> Callable[[], Http1Front]:
-        """The front of HTTP/1 connections over TLS."""
+    def _tls_fronts(self, constants: bytes) -> dict[str | None, Fronts]:
+        """The fronts of connections over TLS, by protocol; who negotiates none speaks HTTP/1."""
         value = self.settings.hsts
-        if value:
-            return partial(HstsFront, self, constants, Hsts(value))
-        return partial(Http1Front, self, constants)
+        hsts = Hsts(value) if value else None
+        fronts: dict[str | None, Fronts] = {None: partial(Http1Front, self, constants)}
+        if hsts is not None:
+            fronts[None] = partial(HstsFront, self, constants, hsts)
+        if self.settings.http2.enabled:
+            fronts["h2"] = partial(Http2Connection, self, constants, hsts)
+        return fronts
 
     def drain(
         self, on_drained: Callable[[], None] | None = None, *, gently: bool = False
@@ -260,6 +267,17 @@ class HttpGateway(Gateway):
         return snapshot
 
     # --- questions of the fronts ------------------------------------------------------------------
+
+    def speaks_http2(self, front: Http1Front, raw: bytes) -> bool:
+        """Whether a client in clear text that has sent the first line of HTTP/2's preface, and this
+        block, begins with it (RFC 9113 §3.3)."""
+        return (
+            self.settings.http2.cleartext
+            and raw == b"\r\n\r\n"
+            and type(front) is Http1Front
+            and front.tls is None
+            and front.is_new
+        )
 
     def trusts(self, client: bytes) -> bool:
         """Whether forwarding fields of this peer are believed (http-trusted-proxy)."""

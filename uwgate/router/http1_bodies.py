@@ -12,7 +12,8 @@ from uwgate.router.http1_responses import BODY, WAIT, Http1Responses
 if TYPE_CHECKING:
     from uwgate.router.http import HttpGateway
 
-_BODY_GRACE = 20.0  # seconds before a body's rate counts
+BODY_GRACE = 20.0
+"""Seconds before a body's rate counts."""
 
 
 class Http1Bodies(Http1Responses):
@@ -20,8 +21,8 @@ class Http1Bodies(Http1Responses):
 
     __slots__ = ("body_bytes", "body_since", "left", "reader")
 
-    def __init__(self, gateway: HttpGateway) -> None:
-        super().__init__(gateway)
+    def __init__(self, gateway: HttpGateway, constants: bytes) -> None:
+        super().__init__(gateway, constants)
         self.reader: ChunkedReader | None = None
         self.left = 0
         self.body_bytes = 0  # since ``body_since``
@@ -90,7 +91,7 @@ class Http1Bodies(Http1Responses):
         settings, now = self.gateway.settings, self.gateway.clock.now
         deadline = now + settings.timeout
         if settings.body_min_rate:
-            due = self.body_since + _BODY_GRACE + self.body_bytes / settings.body_min_rate
+            due = self.body_since + BODY_GRACE + self.body_bytes / settings.body_min_rate
             deadline = min(deadline, due)
         self.deadline = deadline
         if deadline < self.due:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from uwgate.router.errors import Failure
-from uwgate.router.http1_client import Http1Client
+from uwgate.router.http1_bodies import Http1Bodies
 from uwgate.router.http1_responses import BODY, GONE, HEAD, LINGER, PREFACE, TUNNEL
-from uwgate.router.phases import RELAYING
+from uwgate.router.phases import IDLE, RELAYING
 
 _LINGER = 2.0  # seconds in which a client may read the last answer, and stop sending
 
 
-class Http1Ends(Http1Client):
+class Http1Ends(Http1Bodies):
     """The ends that are no answers."""
 
     __slots__ = ()
+
+    @property
+    def active(self) -> int:
+        """Whether a request is under way."""
+        return int(self.exchange.phase != IDLE)
 
     def stays(self) -> bool:
         """Whether the connection outlives this response while the gateway drains: requests that

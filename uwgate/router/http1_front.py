@@ -7,7 +7,6 @@ of ``data_received``. Everything else goes through one general state machine wit
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import TYPE_CHECKING, cast
 
 from uwgate.protocols.http1 import BROKEN_LINE, Fault, Http1Error
@@ -19,7 +18,9 @@ from uwgate.protocols.http1_request import (
     RequestLine,
 )
 from uwgate.protocols.http1_varying import VaryingLines
+from uwgate.protocols.http2 import PREFACE as HTTP2_PREFACE
 from uwgate.router.errors import FAILURES, Failure
+from uwgate.router.front import field_of
 from uwgate.router.http1_ends import Http1Ends
 from uwgate.router.http1_responses import (
     BODY,
@@ -31,6 +32,7 @@ from uwgate.router.http1_responses import (
     TUNNEL,
     WAIT,
 )
+from uwgate.router.http2_connection import Http2Connection
 from uwgate.router.phases import IDLE
 from uwgate.router.preface import Preface, PrefaceError
 from uwgate.router.upstream import RAW
@@ -38,6 +40,8 @@ from uwgate.router.upstream import RAW
 if TYPE_CHECKING:
     from uwgate.router.http import HttpGateway
 
+HTTP2_HEAD = HTTP2_PREFACE[:-6]
+HTTP2_LINE = HTTP2_HEAD[:-4]
 _PREFACE_LIMIT = 8192  # more than any PROXY header
 _PIPELINE_LIMIT = 65536  # bytes of further requests read ahead
 
@@ -339,6 +343,10 @@ class Http1Front(Http1Ends, asyncio.Protocol):
         gateway, exchange = self.gateway, self.exchange
         settings = gateway.settings
         self.line = self.last = b""
+        if line == HTTP2_LINE and gateway.speaks_http2(self, raw):
+            rest, self.buffer = self.buffer or b"", None
+            Http2Connection(gateway, self.constants).take_over(self, HTTP2_HEAD + bytes(rest))
+            return
         self.skipped = self.persist = self.waited = False
         request = None
         try:
@@ -389,6 +397,11 @@ class Http1Front(Http1Ends, asyncio.Protocol):
             self.buffer = None
             self._general(bytes(buffer))
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing came before what is being looked at."""
+        return self.request is None and not self.skipped
+
     def _refuse(
         self, failure: Failure, request: RequestLine | None = None, raw: bytes = b""
     ) -> None:
@@ -428,9 +441,7 @@ class Http1Front(Http1Ends, asyncio.Protocol):
 
     def field(self, name: bytes) -> bytes:
         """The value of a field of the request, in the general form of its head."""
-        lines = self.block.raw + self.exchange.extra
-        found = re.findall(rb"(?i)\r\n%b:[ \t]*([^\r\n]*)" % re.escape(name), lines)
-        return b"; ".join(found) if name == b"cookie" else b", ".join(found)
+        return field_of(self.block.raw + self.exchange.extra, name)
 
     def watch(self) -> None:
         self.gateway.clock.watch(self)

@@ -18,6 +18,7 @@ from uwgate.protocols.chunked import encode_chunk, last_chunk
 from uwgate.protocols.http1_request import RequestBlock, RequestLine
 from uwgate.protocols.http1_response import ResponseHead
 from uwgate.router import responder
+from uwgate.router.client import KnownClient
 from uwgate.router.errors import Failure
 from uwgate.router.responder import CHUNKED, NONE, PLAIN, UNTIL_CLOSE
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from uwgate.router.exchange import Exchange
     from uwgate.router.front import Connection
     from uwgate.router.http import HttpGateway
-    from uwgate.tls.peer import Peer
 
 # Stages of a connection.
 HEAD, BODY, WAIT, TUNNEL, LINGER, PREFACE, GONE = range(7)
@@ -45,54 +45,41 @@ def _dated(head: ResponseHead, date: bytes) -> bytes:
     return head.now_dated
 
 
-class Http1Responses:
+class Http1Responses(KnownClient):
     """State and methods of the response side; ``Http1Front`` adds the request side."""
 
     __slots__ = (
         "block",
         "blocked",
         "buffer",
-        "client",
-        "client_port",
         "deadline",
         "due",
         "eof",
         "exchange",
         "fields",
         "framing",
-        "gateway",
         "gzip",
         "head_bytes",
-        "http_tail",
         "node_eof",
         "persist",
         "raw",
         "reading",
         "request",
-        "scheme",
         "sent_bytes",
         "stage",
         "status",
-        "tls",
-        "tls_lines",
         "transport",
-        "uwsgi_constants",
         "waited",
     )
 
-    def __init__(self, gateway: HttpGateway) -> None:
-        self.gateway = gateway
+    def __init__(self, gateway: HttpGateway, constants: bytes) -> None:
+        super().__init__(gateway, constants)
         self.transport: asyncio.Transport
         self.exchange: Exchange
         self.stage = HEAD
         self.block = NOT_YET
         self.request: RequestLine | None = None
         self.buffer: bytearray | None = None
-        self.client = b""
-        self.client_port = 0
-        self.scheme = b"http"
-        self.http_tail = self.uwsgi_constants = self.tls_lines = b""
-        self.tls: Peer | None = None
         self.deadline = 0.0
         self.due = 0
         self.persist = gateway.keepalive

@@ -6,7 +6,12 @@ values when the master asks (schema in its docstring), ``observe.counters`` sums
 
 from __future__ import annotations
 
+from uwgate.protocols.http2 import ErrorCode
 from uwgate.router.errors import Failure
+
+_TABLES = frozenset(
+    ("errors", "handshakes", "http2_goaways", "http2_resets", "responses", "resumed", "seconds")
+)
 
 
 class Tally:
@@ -18,6 +23,10 @@ class Tally:
         "connections",
         "errors",
         "handshakes",
+        "http2_connections",
+        "http2_goaways",
+        "http2_requests",
+        "http2_resets",
         "node_connects",
         "node_reuses",
         "requests",
@@ -45,7 +54,21 @@ class Tally:
         self.tx = 0  # bytes sent to clients
         self.handshakes: dict[str, int] = {}  # TLS handshakes completed, by version
         self.resumed: dict[str, int] = {}  # of these, those that resumed a session
+        self.http2_connections = 0  # open now
+        self.http2_requests = 0  # requests that came over HTTP/2
+        self.http2_resets: dict[str, int] = {}  # streams ended early, by side and code
+        self.http2_goaways: dict[str, int] = {}  # connections that we have ended, by code
         self.seconds = 0.0  # sum of request durations, where they are measured
+
+    def count_reset(self, side: str, code: int) -> None:
+        """A stream of HTTP/2 was ended early by ``side``, client or gateway."""
+        name = f"{side}:{_code(code)}"
+        self.http2_resets[name] = self.http2_resets.get(name, 0) + 1
+
+    def count_goaway(self, code: int) -> None:
+        """A connection of HTTP/2 was ended by us."""
+        name = _code(code)
+        self.http2_goaways[name] = self.http2_goaways.get(name, 0) + 1
 
     def snapshot(self) -> dict[str, object]:
         """Plain values for JSON.
@@ -54,16 +77,27 @@ class Tally:
         "retries": int, "node_connects": int, "node_reuses": int, "tunnels": int, "rx": int,
         "tx": int, "time_micros": int, "responses": {"200": int, …} (non-zero only),
         "errors": {log word: int, …} (every word),
-        "tls_handshakes": {"TLSv1.3": int, …}, "tls_resumed": {"TLSv1.3": int, …}}``
+        "tls_handshakes": {"TLSv1.3": int, …}, "tls_resumed": {"TLSv1.3": int, …},
+        "http2_connections": int, "http2_requests": int,
+        "http2_resets": {"client:CANCEL": int, …}, "http2_goaways": {"NO_ERROR": int, …}}``
         """
         plain: dict[str, object] = {
             name: getattr(self, name)
             for name in self.__slots__
-            if name not in ("errors", "handshakes", "responses", "resumed", "seconds")
+            if name not in _TABLES
         }
         plain["time_micros"] = int(self.seconds * 1e6)
         plain["responses"] = {str(i): n for i, n in enumerate(self.responses) if n}
         plain["tls_handshakes"] = dict(self.handshakes)
         plain["tls_resumed"] = dict(self.resumed)
+        plain["http2_resets"] = dict(self.http2_resets)
+        plain["http2_goaways"] = dict(self.http2_goaways)
         plain["errors"] = {failure.word: n for failure, n in self.errors.items()}
         return plain
+
+
+def _code(code: int) -> str:
+    try:
+        return ErrorCode(code).name
+    except ValueError:
+        return "UNKNOWN"

@@ -12,7 +12,7 @@ import socket
 import ssl
 from _socket import socket as new_socket  # see upstream_uwsgi
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from uwgate.protocols.tls_hello import (
     ALERT_DECODE_ERROR,
@@ -26,6 +26,7 @@ from uwgate.router.acceptor import Fresh
 from uwgate.router.errors import Failure
 from uwgate.router.fast_client import DONTWAIT
 from uwgate.router.http1_front import Http1Front
+from uwgate.router.http2_connection import Http2Connection
 from uwgate.router.preface import Preface, PrefaceError, may_announce
 from uwgate.router.tls_stream import TlsStream
 from uwgate.tls.peer import Peer
@@ -56,7 +57,7 @@ _REASONS = {
     "INAPPROPRIATE_FALLBACK": Failure.TLS_VERSION,
 }
 
-Fronts = Callable[[], Http1Front]
+Fronts = Callable[[], Http1Front | Http2Connection]
 
 
 class TlsDoor:
@@ -336,7 +337,7 @@ class TlsConnection(TlsStream):
         self.engine = _Clear(self.outgoing)
         self.read = self.incoming.read
         held, self.held = self.held, b""
-        front = self.front = self.door.fronts[None]()
+        front = self.front = cast(Http1Front, self.door.fronts[None]())
         front.connection_made(self)  # type: ignore[arg-type]
         front.spoke_in_clear(held)
 

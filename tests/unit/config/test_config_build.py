@@ -31,6 +31,7 @@ from uwgate.config.settings import (
     ErrorPage,
     FastSettings,
     HashBy,
+    Http2Settings,
     HttpSettings,
     ListenerSettings,
     MapperSettings,
@@ -188,10 +189,11 @@ def test_request_log(lines: str, expected: RequestLogSettings) -> None:
 # Fields that are composed of several options, or that only another gateway has an option for.
 _COMPOSED = {
     "http": "listeners nodes fallback mapper subscriptions variables keepalive keepalive_timeout"
-    " stud_prefix trusted_proxies trust_unix error_pages tls static",
+    " stud_prefix trusted_proxies trust_unix error_pages tls static http2",
     "fastrouter": "listeners nodes fallback mapper subscriptions modifier1 modifier2 variables"
     " node_keepalive_timeout body_buffer manage_expect raw_body chunked_input x_forwarded forwarded"
     " post_buffering_dir",
+    "http2": "",
     "process": "shared_sockets undeferred respawn_delay add_gids",
     "request_log": "",
     "subscriptions": "sign_digest sign_directory sign_skip_uids credentials",
@@ -207,6 +209,7 @@ _COMPOSED = {
 }
 _SECTIONS: dict[str, type[Any]] = {
     "http": HttpSettings,
+    "http2": Http2Settings,
     "fastrouter": FastSettings,
     "process": ProcessSettings,
     "request_log": RequestLogSettings,

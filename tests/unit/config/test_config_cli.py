@@ -99,7 +99,7 @@ def test_help_on_a_topic(topic: str) -> None:
 def test_help_on_something_else() -> None:
     done = run("--help", "cooking")
     assert done.returncode == 1
-    assert b"--help cooking: there is no such topic; expected http, nodes" in done.stderr
+    assert b"--help cooking: there is no such topic; expected http, http2, nodes" in done.stderr
 
 
 def test_get() -> None:

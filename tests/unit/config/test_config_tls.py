@@ -207,6 +207,7 @@ def test_no_permission_is_left_to_the_master(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("uwgate.config.compose_tls.os.stat", refuse)
     assert tls("") == TlsSettings()
+    assert tls("http2 = false").alpn == ("http/1.1",)
 
 
 def test_names_are_absolute_with_chdir(files: Path) -> None:

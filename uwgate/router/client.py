@@ -1,4 +1,4 @@
-"""Who the client of an HTTP/1 connection is, and what nodes are told of it: once a connection."""
+"""Who the client of a connection is, and what nodes are told of it: once a connection."""
 
 from __future__ import annotations
 
@@ -6,23 +6,36 @@ from typing import TYPE_CHECKING
 
 from uwgate.protocols.http1_request import RequestBlock, RequestParser
 from uwgate.protocols.uwsgi import var
-from uwgate.router.http1_bodies import Http1Bodies
 from uwgate.router.tls_facts import header_lines, variables
 
 if TYPE_CHECKING:
     from uwgate.router.http import HttpGateway
+    from uwgate.tls.peer import Peer
 
 
-class Http1Client(Http1Bodies):
-    """``constants``: uwsgi variables that are the same for all of a listener."""
+class KnownClient:
+    """A client's connection, of any version of HTTP. ``constants``: uwsgi variables that are the
+    same for all of a listener. ``tls``: None in clear text."""
 
-    __slots__ = ("constants", "parser")
+    __slots__ = (
+        "client", "client_port", "constants", "gateway", "http_tail", "parser", "scheme", "tls",
+        "tls_lines", "uwsgi_constants",
+    )  # fmt: skip
 
     parser: RequestParser
 
     def __init__(self, gateway: HttpGateway, constants: bytes) -> None:
-        super().__init__(gateway)
+        self.gateway = gateway
         self.constants = constants
+        self.client = b""
+        self.client_port = 0
+        self.scheme = b"http"
+        self.http_tail = self.uwsgi_constants = self.tls_lines = b""
+        self.tls: Peer | None = None
+
+    def parser_for(self, *, trusted: bool) -> RequestParser:
+        """What reads the header section of requests."""
+        return self.gateway.trusted_parser if trusted else self.gateway.parser
 
     def set_client(self, address: bytes, port: int, *, tls: bool) -> None:
         """Who the client is (socket peer, or what a PROXY header says): the constants of it."""
@@ -31,7 +44,7 @@ class Http1Client(Http1Bodies):
         self.client = address
         self.client_port = port
         self.scheme = scheme = b"https" if tls else b"http"
-        self.parser = gateway.trusted_parser if gateway.trusts(address) else gateway.parser
+        self.parser = self.parser_for(trusted=gateway.trusts(address))
         if self.tls is not None and settings.client_headers:
             self.tls_lines = header_lines(self.tls)
         if not settings.x_forwarded:

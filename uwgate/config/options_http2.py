@@ -1,0 +1,80 @@
+"""Rows of HTTP/2, which uWSGI has not."""
+
+from __future__ import annotations
+
+from uwgate.config import values
+from uwgate.config.model import Kind, Option
+
+_HTTP2 = "http2"
+_LARGEST_WINDOW = (1 << 31) - 1
+
+HTTP2_OPTIONS = (
+    Option(
+        "http2",
+        Kind.BOOL,
+        _HTTP2,
+        "Offer HTTP/2 to clients of listeners with TLS (ALPN).",
+        field="http2.enabled",
+        parse=values.boolean,
+        uwsgi=False,
+    ),
+    Option(
+        "http2-cleartext",
+        Kind.BOOL,
+        _HTTP2,
+        "Speak HTTP/2 with clients of other listeners that begin with it (prior knowledge).",
+        field="http2.cleartext",
+        parse=values.boolean,
+        uwsgi=False,
+    ),
+    Option(
+        "http2-max-streams",
+        Kind.INT,
+        _HTTP2,
+        "Requests that a connection may have under way.",
+        field="http2.max_streams",
+        parse=values.integer(1, 10_000),
+        uwsgi=False,
+    ),
+    Option(
+        "http2-window",
+        Kind.INT,
+        _HTTP2,
+        "Bytes of a request body that a client may send before they are passed on.",
+        field="http2.window",
+        parse=values.size(1024, _LARGEST_WINDOW),
+        unit="bytes",
+        uwsgi=False,
+    ),
+    Option(
+        "http2-connection-window",
+        Kind.INT,
+        _HTTP2,
+        "The same of all requests of a connection together.",
+        field="http2.connection_window",
+        parse=values.size(65535, _LARGEST_WINDOW),
+        unit="bytes",
+        uwsgi=False,
+    ),
+    Option(
+        "http2-max-header-list",
+        Kind.INT,
+        _HTTP2,
+        "Longest header section of a request, with 32 bytes on top of each field (431).",
+        field="http2.max_header_list",
+        parse=values.size(1024, 1 << 20),
+        unit="bytes",
+        uwsgi=False,
+    ),
+    Option(
+        "http2-max-queued",
+        Kind.INT,
+        _HTTP2,
+        "Bytes of responses that may wait for a client: with more, nodes have to wait, and while"
+        " its windows let nothing go, no further request is taken.",
+        field="http2.max_queued",
+        parse=values.size(65536, 1 << 30),
+        unit="bytes",
+        uwsgi=False,
+    ),
+)

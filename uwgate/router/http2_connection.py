@@ -1,0 +1,464 @@
+"""A client's HTTP/2 connection: frames in, streams, frames out (RFC 9113).
+
+What is to be sent is collected and leaves in one write at the end of a turn of the loop; the order
+of bodies is that of RFC 9218. What a client may cost is bounded here: `http2_limits`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from uwgate.protocols import http2
+from uwgate.protocols.hpack import Decoder, FieldListTooLarge, Fields, HpackError
+from uwgate.protocols.http1 import Http1Error
+from uwgate.protocols.http2 import (
+    ErrorCode,
+    Frame,
+    FrameError,
+    Http2Error,
+    StreamError,
+)
+from uwgate.protocols.http2_fields import FieldError, response_block
+from uwgate.protocols.http2_priority import parse_priority
+from uwgate.protocols.http2_streams import State, judge
+from uwgate.router.errors import FAILURES, Failure
+from uwgate.router.http1_responses import GONE
+from uwgate.router.http2_ends import GONE as CLOSED
+from uwgate.router.http2_ends import OPEN, PREFACE, Ends
+from uwgate.router.http2_limits import Limits
+from uwgate.router.http2_stream import Http2Stream
+
+if TYPE_CHECKING:
+    from uwgate.protocols.http1_request import RequestParser
+    from uwgate.protocols.http1_response import ResponseHead
+    from uwgate.router.front import Connection
+    from uwgate.router.hsts import Hsts
+    from uwgate.router.http import HttpGateway
+    from uwgate.router.http1_front import Http1Front
+
+_SPARE = 16  # streams that are kept for the next requests
+_PRIORITIES = 100  # of streams that have not come yet
+
+_VERSIONS = ("TLSv1.2", "TLSv1.3")  # RFC 9113 §9.2
+
+
+class Http2Connection(Ends, asyncio.Protocol):
+    """``last``: the highest stream of the client; ``streams``: those not over, by number."""
+
+    __slots__ = (
+        "decoder", "held", "hsts", "later", "limits", "resets", "spare",
+    )  # fmt: skip
+
+    def __init__(self, gateway: HttpGateway, constants: bytes, hsts: Hsts | None = None) -> None:
+        super().__init__(gateway, constants)
+        self.hsts = hsts
+        self.decoder = Decoder(gateway.http2.memo)
+        self.limits = Limits(gateway.clock)
+        self.held = b""  # of the preface
+        self.resets: dict[int, None] = {}  # by us, lately
+        self.later: dict[int, bytes] = {}  # priorities of streams to come
+        self.spare: list[Http2Stream] = []
+
+    def parser_for(self, *, trusted: bool) -> RequestParser:
+        return self.gateway.http2.parsers[trusted]
+
+    # --- asyncio.Protocol -------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        gateway = self.gateway
+        self.tls = transport.get_extra_info("tls")
+        peer = transport.get_extra_info("peername")
+        address, port = peer if isinstance(peer, tuple) else ("", 0)
+        self.set_client(address.encode("ascii"), port, tls=True)
+        gateway.fronts.add(cast("Connection", self))
+        self._start()
+        if self.tls is not None and self.tls.version not in _VERSIONS:
+            self.fail(ErrorCode.INADEQUATE_SECURITY, self.tls.version)
+
+    def take_over(self, front: Http1Front, data: bytes) -> None:
+        """A connection in clear text has begun with the preface: ``data`` is what came."""
+        self.transport = front.transport
+        gateway = self.gateway
+        self.set_client(front.client, front.client_port, tls=front.scheme == b"https")
+        gateway.fronts.discard(front)
+        gateway.clock.forget(front)
+        front.exchange, front.stage = gateway.no_exchange, GONE
+        gateway.fronts.add(cast("Connection", self))
+        self.transport.set_protocol(self)
+        self._start()
+        self._read(data)
+
+    def _start(self) -> None:
+        gateway = self.gateway
+        gateway.tally.http2_connections += 1
+        self.put(gateway.http2.opening)
+        self.deadline = gateway.clock.now + gateway.settings.headers_timeout
+        gateway.clock.watch(self)
+        if gateway.draining and gateway.gently:
+            self.leave()
+
+    def data_received(self, data: bytes) -> None:
+        self.gateway.tally.rx += len(data)
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        if self.stage == OPEN:
+            pass
+        elif self.stage == PREFACE:
+            data = self.held + data
+            if not data.startswith(http2.PREFACE[: len(data)]):
+                self.fail(ErrorCode.PROTOCOL_ERROR, "no preface")
+                return
+            if len(data) < len(http2.PREFACE):
+                self.held = data
+                return
+            self.held = b""
+            data = data[len(http2.PREFACE) :]
+            self.stage = OPEN
+        else:
+            return
+        self.scheduled = True  # in any case, below
+        try:
+            for frame in self.reader.feed(data):
+                self._take(frame)
+        except FrameError as error:
+            self._take_last(error)
+        except Http2Error as error:
+            self.fail(error.code, str(error))
+        self.watch_slow()
+        self.flush()
+
+    def _take_last(self, error: FrameError) -> None:
+        """What came before the frame that is the end."""
+        try:
+            for frame in error.frames:
+                self._take(frame)
+        except Http2Error as earlier:
+            self.fail(earlier.code, str(earlier))
+        else:
+            self.fail(error.code, str(error))
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        gateway = self.gateway
+        gateway.fronts.discard(cast("Connection", self))
+        gateway.tally.connections -= 1
+        gateway.tally.http2_connections -= 1
+        self.stage = CLOSED
+        self.deadline = 0.0
+        for stream in list(self.streams.values()):
+            stream.lost()
+            self.drop(stream)
+        for stream in self.spare:
+            self.drop(stream)
+        self.spare.clear()
+        self.out.clear()
+        gateway.clock.forget(self)
+        if gateway.draining:
+            gateway.check_drained()
+
+    def pause_writing(self) -> None:
+        self.blocked = True
+        # Who does not read answers may not ask for more.
+        self.transport.pause_reading()
+        self.deadline = self.gateway.request_deadline
+        self.gateway.clock.watch(self)
+
+    def resume_writing(self) -> None:
+        self.blocked = False
+        if self.stage == OPEN:
+            self.transport.resume_reading()
+            self.schedule()
+
+    # --- frames -----------------------------------------------------------------------------------
+
+    def _take(self, frame: Frame) -> None:
+        """One frame; raises Http2Error."""
+        if self.stage != OPEN:
+            return
+        kind = frame.type
+        try:
+            if not self.settled and (kind != http2.SETTINGS or frame.flags & http2.ACK):
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+            if kind == http2.HEADERS:
+                self._headers(frame)
+            elif kind == http2.DATA:
+                self._data(frame)
+            else:
+                self.limits.spend()
+                handler = _HANDLERS.get(kind)
+                if handler is not None:
+                    handler(self, frame)
+        except StreamError as error:
+            self.limits.spend_reset()
+            stream = self.streams.get(error.stream)
+            if stream is not None:
+                stream.lost()
+                self.reset(stream, error.code)
+            else:
+                self.refuse(error.stream, error.code)
+
+    def state_of(self, stream: int) -> State:
+        """Of a stream by its number."""
+        known = self.streams.get(stream)
+        if known is not None:
+            return known.state
+        if stream > self.last or not stream & 1:
+            return State.IDLE
+        return State.RESET if stream in self.resets else State.CLOSED
+
+    def _headers(self, frame: Frame) -> None:
+        number = frame.stream
+        try:
+            fields = self.decoder.decode(frame.payload, self.gateway.settings.http2.max_header_list)
+        except HpackError as error:
+            raise Http2Error(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+        except FieldListTooLarge:
+            fields = None
+        ended = bool(frame.flags & http2.END_STREAM)
+        state = self.state_of(number)
+        if state != State.IDLE:
+            if judge(state, http2.HEADERS, number):
+                if fields is None:
+                    raise StreamError(number, ErrorCode.ENHANCE_YOUR_CALM, "a long trailer")
+                self.streams[number].trailers(fields, ended)
+            return
+        if not number & 1:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a stream with an even number")
+        self.last = number
+        if self.step == 2 and number > self.ended_at:
+            self.resets[number] = None
+            return
+        if frame.flags & http2.SELF_DEPENDENT:
+            raise StreamError(number, ErrorCode.PROTOCOL_ERROR, "it depends on itself")
+        settings = self.gateway.settings.http2
+        if len(self.streams) >= settings.max_streams or self.stalled:
+            raise StreamError(number, ErrorCode.REFUSED_STREAM, "too many streams")
+        self._open(number, fields, ended=ended)
+
+    def _open(
+        self, number: int, fields: Fields | None, *, ended: bool
+    ) -> None:
+        gateway = self.gateway
+        gateway.tally.http2_requests += 1
+        stream = self.spare.pop() if self.spare else Http2Stream(self)
+        stream.id = number
+        stream.state = State.HALF_CLOSED if ended else State.OPEN
+        stream.windows.reset(self.initial_window, gateway.settings.http2.window)
+        self.streams[number] = stream
+        if fields is None:
+            stream.refuse(Failure.HEAD_TOO_LARGE)
+            return
+        try:
+            request, block, head = gateway.http2.request(self.parser, fields, ended=ended)
+        except FieldError as error:
+            raise StreamError(number, ErrorCode.PROTOCOL_ERROR, str(error)) from None
+        except Http1Error as error:
+            stream.refuse(FAILURES[error.fault])
+            return
+        if self.tls is not None and not self.admits(block):
+            stream.request, stream.block = request, block
+            stream.refuse(Failure.MISDIRECTED)
+            return
+        stream.websocket = head.websocket
+        said = self.later.pop(number, b"") if self.later else b""
+        stream.begin_request(request, block, head.length, parse_priority(said or head.priority))
+
+    def _data(self, frame: Frame) -> None:
+        number, size = frame.stream, frame.size
+        try:
+            self.windows.received(size)
+        except OverflowError:
+            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "more than the window") from None
+        ended = bool(frame.flags & http2.END_STREAM)
+        if not frame.payload and not ended:
+            self.limits.spend()  # CVE-2019-9518
+        stream = self.streams.get(number)
+        if stream is None:
+            self.credit(size)
+            judge(self.state_of(number), http2.DATA, number)
+            return
+        try:
+            judge(stream.state, http2.DATA, number)
+            stream.windows.received(size)
+        except OverflowError:
+            self.credit(size)
+            raise StreamError(number, ErrorCode.FLOW_CONTROL_ERROR, "too much") from None
+        except StreamError:
+            self.credit(size)
+            raise
+        stream.body(frame.payload, size, ended)
+
+    def _rst_stream(self, frame: Frame) -> None:
+        state = self.state_of(frame.stream)
+        if not judge(state, http2.RST_STREAM, frame.stream):
+            return
+        stream = self.streams[frame.stream]
+        code = http2.number(frame.payload)
+        tally = self.gateway.tally
+        tally.count_reset("client", code)
+        self.limits.spend_reset()
+        stream.lost()
+        self.queued -= stream.queued
+        self._forget(stream)
+
+    def _settings(self, frame: Frame) -> None:
+        if frame.flags & http2.ACK:
+            return
+        self.settled = True
+        for name, value in http2.settings(frame.payload):
+            if name == http2.INITIAL_WINDOW_SIZE:
+                self.resize_windows(value)
+            elif name == http2.MAX_FRAME_SIZE:
+                self.max_frame = min(value, self.most_frame)
+        self.put(http2.frame(http2.SETTINGS, http2.ACK, 0))
+
+    def _ping(self, frame: Frame) -> None:
+        if not frame.flags & http2.ACK:
+            self.put(http2.frame(http2.PING, http2.ACK, 0, frame.payload))
+
+    def _goaway(self, frame: Frame) -> None:
+        """The client opens no more streams, or so it says."""
+
+    def _window_update(self, frame: Frame) -> None:
+        increment = http2.number(frame.payload) & http2.MAX_WINDOW
+        number = frame.stream
+        if not number:
+            if not increment:
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a window that grows by nothing")
+            try:
+                self.windows.grant(increment)
+            except OverflowError:
+                raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "a window too large") from None
+            return
+        if not judge(self.state_of(number), http2.WINDOW_UPDATE, number):
+            return
+        stream = self.streams[number]
+        if not increment:
+            raise StreamError(number, ErrorCode.PROTOCOL_ERROR, "a window that grows by nothing")
+        try:
+            stream.windows.grant(increment)
+        except OverflowError:
+            raise StreamError(number, ErrorCode.FLOW_CONTROL_ERROR, "too large") from None
+        if stream.queue or stream.ended:
+            self.enqueue(stream)
+
+    def _priority(self, frame: Frame) -> None:
+        """RFC 9113 §5.3: means nothing any more, but for this."""
+        if http2.number(frame.payload) & http2.MAX_WINDOW == frame.stream:
+            raise StreamError(frame.stream, ErrorCode.PROTOCOL_ERROR, "it depends on itself")
+
+    def _priority_update(self, frame: Frame) -> None:
+        """RFC 9218 §7.1."""
+        number = http2.number(frame.payload) & http2.MAX_WINDOW
+        if not number & 1:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "the priority of no stream")
+        stream = self.streams.get(number)
+        if stream is not None:
+            stream.priority = parse_priority(frame.payload[4:])
+        elif number > self.last and len(self.later) < _PRIORITIES:
+            self.later[number] = frame.payload[4:]
+
+    # --- for streams ------------------------------------------------------------------------------
+
+    def took(self, stream: Http2Stream, size: int) -> None:
+        """Received bytes that are not held any more: the client may send as many again."""
+        self.credit(size)
+        if stream.state == State.OPEN:
+            increment = stream.windows.done(size)
+            if increment:
+                self.put(http2.window_update(stream.id, increment))
+
+    def head_block(self, head: ResponseHead) -> bytes:
+        """The header block of a response that is passed on as it is."""
+        if self.hsts is not None:
+            head = self.hsts.mark(head)
+        block = head.http2
+        if not block:
+            block = head.http2 = response_block(head.lines + head.framing)
+        return block if head.dated else block + self.gateway.http2.date()
+
+    def marked(self, head: ResponseHead) -> ResponseHead:
+        """The head with what this connection adds."""
+        return head if self.hsts is None else self.hsts.mark(head)
+
+    def error_lines(self) -> bytes:
+        """Field lines that every response of our own carries."""
+        return b"" if self.hsts is None else self.hsts.line
+
+    def reset(self, stream: Http2Stream, code: ErrorCode) -> None:
+        """End a stream before its time; its exchange is over."""
+        self.queued -= stream.queued
+        self.refuse(stream.id, code)
+        self._forget(stream)
+
+    def refuse(self, number: int, code: ErrorCode) -> None:
+        """RST_STREAM; what the client sends before it knows is ignored."""
+        self.put(http2.rst_stream(number, code))
+        self.gateway.tally.count_reset("gateway", code)
+        self._remember(number)
+
+    def _remember(self, number: int) -> None:
+        resets = self.resets
+        resets[number] = None
+        if len(resets) > 2 * self.gateway.settings.http2.max_streams:
+            del resets[next(iter(resets))]
+
+    def sent_all(self, stream: Http2Stream) -> None:
+        """The last byte of the response is on its way."""
+        if stream.state == State.OPEN:
+            # RFC 9113 §8.1: the rest of the request is not wanted.
+            self.put(http2.rst_stream(stream.id, ErrorCode.NO_ERROR))
+            self._remember(stream.id)
+            self._forget(stream)
+            return
+        self.streams.pop(stream.id, None)
+        if len(self.spare) < _SPARE and stream.exchange.phase == 0:
+            stream.clear()
+            self.spare.append(stream)
+        else:
+            self.drop(stream)
+        if not self.streams:
+            self._idle()
+
+    def _forget(self, stream: Http2Stream) -> None:
+        self.streams.pop(stream.id, None)
+        self.writers.pop(stream, None)
+        self.drop(stream)
+        if not self.streams:
+            self._idle()
+
+    def drop(self, stream: Http2Stream) -> None:
+        """Nobody needs it any more: nothing is left to the collector."""
+        gateway = self.gateway
+        stream.state = State.CLOSED
+        stream.queue.clear()
+        stream.held.clear()
+        stream.queued = 0
+        gateway.clock.forget(stream)
+        stream.exchange = gateway.no_exchange
+
+    def _idle(self) -> None:
+        """No stream is left."""
+        if self.step == 2:
+            self.close()
+            return
+        gateway = self.gateway
+        self.deadline = gateway.idle_deadline
+        if not self.due or gateway.short_idle:
+            gateway.clock.watch(self)
+
+
+_HANDLERS = {
+    http2.RST_STREAM: Http2Connection._rst_stream,
+    http2.SETTINGS: Http2Connection._settings,
+    http2.PING: Http2Connection._ping,
+    http2.GOAWAY: Http2Connection._goaway,
+    http2.WINDOW_UPDATE: Http2Connection._window_update,
+    http2.PRIORITY: Http2Connection._priority,
+    http2.PRIORITY_UPDATE: Http2Connection._priority_update,
+}

@@ -1,0 +1,161 @@
+"""How an HTTP/2 connection ends: the gateway drains, the time is over, the client broke rules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from uwgate.protocols import http2
+from uwgate.protocols.http2 import ErrorCode, FrameReader
+from uwgate.router.errors import Failure
+from uwgate.router.http2_output import Output
+
+if TYPE_CHECKING:
+    from uwgate.router.http import HttpGateway
+    from uwgate.router.http2_stream import Http2Stream
+
+_FOREVER = (1 << 31) - 1  # a stream: GOAWAY that refuses none yet (RFC 9113 §6.8)
+_LINGER = 2.0  # seconds that a client may read why
+
+# Stages
+PREFACE, OPEN, CLOSING, GONE = range(4)
+
+
+class Ends(Output):
+    """``last``: the highest stream of the client. ``step``: of the end: 1 announced, 2 no stream
+    behind ``ended_at`` is taken. ``settled``: the client's SETTINGS are here. ``slow_since``: a
+    frame that is no DATA has been on its way since then."""
+
+    __slots__ = (
+        "deadline", "due", "ended_at", "last", "reader", "settled", "slow_since", "stage", "step",
+    )  # fmt: skip
+
+    def __init__(self, gateway: HttpGateway, constants: bytes) -> None:
+        super().__init__(gateway, constants)
+        settings = gateway.settings.http2
+        self.reader = FrameReader(max_block=2 * settings.max_header_list)
+        self.stage = PREFACE
+        self.settled = False
+        self.last = 0
+        self.step = 0
+        self.ended_at = 0
+        self.deadline = 0.0
+        self.due = 0
+        self.slow_since = 0.0
+
+    # --- to be provided ---------------------------------------------------------------------------
+
+    def drop(self, stream: Http2Stream) -> None:
+        """Nobody needs it any more."""
+        raise AssertionError
+
+    def reset(self, stream: Http2Stream, code: ErrorCode) -> None:
+        """End a stream before its time."""
+        raise AssertionError
+
+    # --- ends -------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> int:
+        """Requests under way."""
+        return sum(stream.exchange.phase != 0 for stream in self.streams.values())
+
+    def fail(self, code: ErrorCode, reason: str) -> None:
+        """The client has broken the rules (RFC 9113 §5.4.1)."""
+        if self.stage >= CLOSING:
+            return
+        self.gateway.tally.count_goaway(code)
+        self.put(http2.goaway(self.last, code, reason.encode("ascii", "replace")[:80]))
+        for stream in list(self.streams.values()):
+            stream.lost()
+            self.drop(stream)
+        self.streams.clear()
+        self.writers.clear()
+        self.close()
+
+    def close(self) -> None:
+        """Send what there is, FIN, and read a moment longer: unread bytes would make it a reset."""
+        if self.stage >= CLOSING:
+            return
+        self.stage = CLOSING
+        self.flush()
+        transport = self.transport
+        if transport.is_closing():
+            return
+        if not transport.can_write_eof():
+            transport.close()
+        else:
+            transport.write_eof()
+            transport.resume_reading()
+        self.deadline = self.gateway.clock.now + _LINGER
+        self.gateway.clock.watch(self)
+
+    def leave(self) -> None:
+        """Others serve from now on (RFC 9113 §6.8): say so, and a second later what the last stream
+        was, which a client that heard of it in time has not gone beyond."""
+        if self.stage >= CLOSING:
+            return
+        if not self.step:
+            self.step = 1
+            self.put(http2.goaway(_FOREVER, ErrorCode.NO_ERROR))
+        elif self.step == 1:
+            self.drain()
+
+    def drain(self) -> None:
+        """The gateway is stopping: take no further stream."""
+        if self.stage >= CLOSING or self.step == 2:
+            return
+        self.step = 2
+        self.ended_at = self.last
+        self.gateway.tally.count_goaway(ErrorCode.NO_ERROR)
+        self.put(http2.goaway(self.last, ErrorCode.NO_ERROR))
+        if not self.streams:
+            self.close()
+
+    def part(self) -> None:
+        """The time is over: tunnels end between two bytes, the rest is cut."""
+        for stream in list(self.streams.values()):
+            if stream.websocket:
+                self.gateway.tally.errors[Failure.KILLED] += 1
+                stream.lost(Failure.KILLED)
+                self.reset(stream, ErrorCode.CANCEL)
+            elif stream.exchange.phase:
+                stream.exchange.abort(Failure.KILLED)
+        self.drain()
+        self.close()
+
+    def cut(self) -> None:
+        """The gateway ends now."""
+        for stream in list(self.streams.values()):
+            if stream.exchange.phase:
+                stream.exchange.abort(Failure.KILLED)
+        self.transport.abort()
+
+    def admit_anew(self) -> None:
+        """Every request is looked at."""
+
+    def watch_slow(self) -> None:
+        """A header section has to be here in the time of one, however it trickles in."""
+        if not self.reader.slow:
+            self.slow_since = 0.0
+        elif not self.slow_since:
+            gateway = self.gateway
+            self.slow_since = gateway.clock.now
+            self.deadline = gateway.clock.now + gateway.settings.headers_timeout
+            gateway.clock.watch(self)
+
+    def expired(self) -> None:
+        """The deadline passed."""
+        gateway = self.gateway
+        now = gateway.clock.now
+        if self.stage >= CLOSING or self.blocked:
+            self.transport.abort()
+        elif self.stage == PREFACE or not self.settled:
+            self.fail(ErrorCode.SETTINGS_TIMEOUT, "no SETTINGS")
+        elif self.slow_since and now - self.slow_since >= gateway.settings.headers_timeout:
+            gateway.tally.errors[Failure.HEAD_TIMEOUT] += 1
+            self.fail(ErrorCode.ENHANCE_YOUR_CALM, "a header section that does not end")
+        elif self.streams:
+            self.deadline = gateway.request_deadline
+            gateway.clock.watch(self)
+        else:
+            self.drain()

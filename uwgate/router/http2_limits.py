@@ -1,0 +1,58 @@
+"""What an HTTP/2 client may cost: frames that are cheap to send and of no use to anybody.
+
+PING, SETTINGS, empty DATA, WINDOW_UPDATE, PRIORITY and unknown frames (CVE-2019-9512 and its
+siblings) cost credit, which responses and time bring back: an honest client earns more than it
+spends, as it needs one WINDOW_UPDATE for some frames of DATA. Streams that are given up, by the
+client (rapid reset, CVE-2023-44487) or because it made us (CVE-2025-8671), have an allowance of
+their own: a browser that leaves a page gives up a hundred at once.
+"""
+
+from __future__ import annotations
+
+from uwgate.protocols.http2 import ErrorCode, Http2Error
+from uwgate.router.clock import Clock
+
+_CREDIT = 4_000
+_EARNED = 4
+_PER_SECOND = 100
+_RESETS = 300
+_RESETS_PER_SECOND = 20
+
+
+class Limits:
+    """Of one connection. All methods that spend raise Http2Error (ENHANCE_YOUR_CALM)."""
+
+    __slots__ = ("_clock", "_credit", "_resets", "_since")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._credit = _CREDIT
+        self._resets = _RESETS
+        self._since = clock.now
+
+    def earn(self) -> None:
+        """A part of a response was sent."""
+        if self._credit < _CREDIT:
+            self._credit += _EARNED
+
+    def spend(self) -> None:
+        """A frame that is no request."""
+        self._credit -= 1
+        if self._credit < 0:
+            self._refill()
+            if self._credit < 0:
+                raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too many frames")
+
+    def spend_reset(self) -> None:
+        """A stream was given up."""
+        self._resets -= 1
+        if self._resets < 0:
+            self._refill()
+            if self._resets < 0:
+                raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too many streams given up")
+
+    def _refill(self) -> None:
+        now = self._clock.now
+        seconds, self._since = now - self._since, now
+        self._credit = min(self._credit + int(seconds * _PER_SECOND), _CREDIT)
+        self._resets = min(self._resets + int(seconds * _RESETS_PER_SECOND), _RESETS)

@@ -1,0 +1,506 @@
+"""One request of an HTTP/2 client and its response: what an exchange calls its front.
+
+The connection (``http2_connection``) reads frames and decides when what waits here is sent; a
+stream that is over is used again for another request.
+"""
+
+from __future__ import annotations
+
+import time
+from _socket import socket as new_socket  # see upstream_uwsgi
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+from uwgate.protocols.http1_request import RequestBlock, RequestLine
+from uwgate.protocols.http1_response import ResponseHead
+from uwgate.protocols.http2 import ErrorCode, StreamError, header_frames
+from uwgate.protocols.http2_fields import (
+    UNKNOWN,
+    FieldError,
+    Fields,
+    field_block,
+    response_block,
+    trailer_lines,
+)
+from uwgate.protocols.http2_priority import DEFAULT, Priority
+from uwgate.protocols.http2_streams import State, Windows
+from uwgate.router import responder
+from uwgate.router.errors import Failure
+from uwgate.router.front import field_of
+from uwgate.router.http1_bodies import BODY_GRACE
+from uwgate.router.phases import IDLE, TUNNEL
+from uwgate.router.responder import NONE
+
+if TYPE_CHECKING:
+    from uwgate.router.exchange import Exchange
+    from uwgate.router.front import Connection
+    from uwgate.router.http2_connection import Http2Connection
+
+HELD = 65536
+"""Bytes of a response that wait in a stream before its node has to."""
+
+_NOTHING = RequestBlock(b"")
+_RESETS = {
+    Failure.CLIENT_TIMEOUT: ErrorCode.CANCEL,
+    Failure.KILLED: ErrorCode.CANCEL,
+}
+
+
+class Http2Stream:
+    """``state``: see ``http2_streams``. ``queue``: pieces of the response's body that wait for the
+    client, ``queued``: their bytes; ``ended``: nothing comes behind them but ``trailer``."""
+
+    __slots__ = (
+        "answered", "block", "blocked", "body_bytes", "body_since", "client", "client_port",
+        "connection", "deadline", "due", "ended", "exchange", "fields", "gzip", "head_bytes",
+        "held", "http_tail", "id", "left", "line", "paused", "persist", "priority", "queue",
+        "queued", "request", "scheme", "sent_bytes", "silent", "state", "status", "tls_lines",
+        "trailer", "trailer_of_request", "uwsgi_constants", "waited", "websocket", "windows",
+    )  # fmt: skip
+
+    def __init__(self, connection: Http2Connection) -> None:
+        gateway = connection.gateway
+        self.connection = connection
+        self.client = connection.client
+        self.client_port = connection.client_port
+        self.scheme = connection.scheme
+        self.http_tail = connection.http_tail
+        self.tls_lines = connection.tls_lines
+        self.uwsgi_constants = connection.uwsgi_constants
+        self.windows = Windows(0, 0)
+        self.queue: deque[bytes] = deque()
+        self.held: list[bytes] = []  # of the request's body, while the exchange does not take it
+        self.deadline = 0.0
+        self.due = 0
+        self.line = b""  # of HTTP/1 fronts, where it may be sent at once
+        self.exchange: Exchange = gateway.make_exchange(gateway, self)
+        self.block = _NOTHING
+        self.request: RequestLine | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """As before the first request."""
+        self.id = 0
+        self.state = State.IDLE
+        self.priority = DEFAULT
+        self.queued = 0
+        self.left = 0
+        self.body_bytes = 0
+        self.body_since = 0.0
+        self.trailer = self.trailer_of_request = b""
+        self.gzip: responder.Gzip | None = None
+        self.persist = True
+        self.answered = self.ended = self.silent = False
+        self.paused = self.blocked = self.waited = self.websocket = False
+        self.status = self.fields = self.head_bytes = self.sent_bytes = 0
+
+    # --- from the connection ----------------------------------------------------------------------
+
+    def begin_request(
+        self, request: RequestLine, block: RequestBlock, length: int, priority: Priority
+    ) -> None:
+        """The header section is here. ``length``: bytes of the body, UNKNOWN if nobody has said;
+        ``state`` says whether there may be one."""
+        gateway = self.connection.gateway
+        self.request = request
+        self.block = block
+        self.priority = priority
+        self.deadline = gateway.request_deadline
+        if not self.due:
+            gateway.clock.watch(self)
+        exchange = self.exchange
+        exchange.extra = exchange.extra_variables = b""
+        settings = gateway.settings
+        if request.method == b"CONNECT":
+            self.refuse(Failure.METHOD_REFUSED)
+        elif (settings.max_body and length > settings.max_body) or (
+            block.expect and 1 < settings.manage_expect < length
+        ):
+            self.refuse(Failure.BODY_TOO_LARGE)
+        else:
+            self.left = length
+            self.body_since = gateway.clock.now
+            exchange.start(request, block, not block.length)
+
+    def body(self, payload: bytes, size: int, ended: bool) -> None:
+        """DATA: ``size`` bytes of the windows. Raises StreamError."""
+        self.take_length(len(payload), ended)
+        self.body_bytes += len(payload)
+        if ended:
+            self.state = State.HALF_CLOSED
+        exchange = self.exchange
+        if exchange.phase == IDLE:
+            self.connection.took(self, size)  # answered already
+            return
+        if self.paused or (self.websocket and exchange.phase != TUNNEL):
+            self.held.append(payload)
+            self.connection.took(self, size - len(payload))
+            return
+        self._pace()
+        if payload:
+            self._hand_on(payload)
+        # A failure may have been the answer: what has come is not held in any case.
+        self.connection.took(self, size)
+        if ended and not self.paused:
+            self._request_end()
+
+    def take_length(self, size: int, ended: bool) -> None:
+        """Content-Length and DATA must agree (RFC 9113 §8.1.1)."""
+        if self.left != UNKNOWN:
+            self.left -= size
+            if self.left < 0 or (ended and self.left):
+                raise StreamError(self.id, ErrorCode.PROTOCOL_ERROR, "not Content-Length bytes")
+            return
+        most = self.connection.gateway.settings.max_body
+        if most and self.body_bytes + size > most and not self.websocket:
+            self.exchange.fail(Failure.BODY_TOO_LARGE)
+
+    def trailers(self, fields: Fields, ended: bool) -> None:
+        """HEADERS behind the body. Raises StreamError."""
+        if not ended:
+            raise StreamError(self.id, ErrorCode.PROTOCOL_ERROR, "HEADERS in the middle")
+        self.take_length(0, True)
+        try:
+            lines = trailer_lines(fields)
+        except FieldError as error:
+            raise StreamError(self.id, ErrorCode.PROTOCOL_ERROR, str(error)) from None
+        self.state = State.HALF_CLOSED
+        if self.paused or self.held:
+            self.trailer_of_request = lines
+        elif self.exchange.phase != IDLE:
+            self._request_end(lines)
+
+    def _hand_on(self, payload: bytes) -> None:
+        exchange = self.exchange
+        if self.websocket:
+            exchange.request_size += len(payload)
+            back = exchange.back
+            if back is not None:
+                back.write(payload)
+        else:
+            exchange.request_data(payload)
+
+    def _request_end(self, trailer: bytes = b"") -> None:
+        exchange = self.exchange
+        if exchange.phase == TUNNEL:
+            back = exchange.back
+            if back is None or self.ended:
+                self.end_tunnel()
+            else:
+                back.write_eof()
+        elif exchange.phase != IDLE and not exchange.request_ended:
+            exchange.request_end(trailer)
+
+    def _pace(self) -> None:
+        """Inactivity, or an average below the minimum rate, whichever strikes first."""
+        gateway = self.connection.gateway
+        settings, now = gateway.settings, gateway.clock.now
+        deadline = now + settings.timeout
+        if settings.body_min_rate and not self.websocket:
+            due = self.body_since + BODY_GRACE + self.body_bytes / settings.body_min_rate
+            deadline = min(deadline, due)
+        self.deadline = deadline
+        if deadline < self.due:
+            gateway.clock.watch(self)
+
+    def lost(self, failure: Failure = Failure.CLIENT_CLOSED) -> None:
+        """The client does not want it any more, or is gone."""
+        exchange = self.exchange
+        if exchange.phase != IDLE:
+            tunnel = exchange.phase == TUNNEL
+            exchange.client_lost()
+            if not tunnel:
+                self.connection.gateway.tally.errors[failure] += 1
+            self.log(None if tunnel else failure)
+
+    def refuse(self, failure: Failure) -> None:
+        """A request that is not even begun."""
+        gateway = self.connection.gateway
+        self.exchange.forget()
+        gateway.tally.errors[failure] += 1
+        self._answer(failure)
+        gateway.log_refused(cast("Connection", self), failure)
+
+    def sent_some(self, size: int) -> None:
+        """Bytes of the queue have been sent: the node may go on."""
+        self.queued -= size
+        connection = self.connection
+        self.deadline = connection.gateway.request_deadline
+        if self.blocked and (
+            not self.queued
+            or (self.queued < HELD // 2 and connection.queued < connection.most_queued)
+        ):
+            self.blocked = False
+            back = self.exchange.back
+            if back is not None:
+                back.resume()
+
+    def expired(self) -> None:
+        """The deadline passed."""
+        gateway = self.connection.gateway
+        if self.state == State.IDLE:
+            self.deadline = 0.0
+        elif self.exchange.phase != IDLE:
+            self.exchange.expired()
+            if self.deadline > gateway.clock.now:
+                gateway.clock.watch(self)
+        else:  # all of it is here, and the client does not take it
+            gateway.tally.errors[Failure.CLIENT_TIMEOUT] += 1
+            self.connection.reset(self, ErrorCode.CANCEL)
+
+    # --- front of the exchange --------------------------------------------------------------------
+
+    def whole(self, head: ResponseHead, data: bytes, end: int) -> None:
+        """The complete response in one piece, to a plain request."""
+        connection = self.connection
+        gateway = connection.gateway
+        block = connection.head_block(head)
+        body = data[end:] if end else data
+        gateway.tally.responses[head.status] += 1
+        self.ended = True
+        size = len(body)
+        if gateway.timed == 1:
+            gateway.tally.seconds += time.monotonic() - self.exchange.started_at
+        elif gateway.timed:
+            self.status = head.status
+            self.fields = head.count
+            self.head_bytes = len(block) + 9
+            self.sent_bytes = size
+            self.log(None)
+        if connection.send_whole(self, block, body, size):
+            return
+        self._send_head(block, end=False)
+        self._queue(body)
+
+    def begin(self, head: ResponseHead, data: bytes, end: int) -> None:
+        """Head and first body bytes of a response of known length, as received."""
+        self._begin(head, self.connection.head_block(head))
+        if len(data) > end:
+            self.data(data[end:])
+
+    def respond(self, head: ResponseHead, body: bytes, ended: bool) -> None:
+        """The head of the final response, with the first body bytes."""
+        gateway, request, block = self.connection.gateway, self.request, self.exchange.block
+        assert request is not None
+        if self.websocket and head.status < 300:
+            # It would say that the tunnel is there (RFC 8441 §5).
+            self.exchange.abort(Failure.NODE_BAD_RESPONSE)
+            return
+        head = self.connection.marked(head)
+        is_head = request.method == b"HEAD"
+        gzip = head.gzip and block.gzip and not head.bodiless and not is_head
+        framing = responder.choose_framing(
+            head, is_head=is_head, minor=1, gzip=gzip, auto_chunked=True
+        )
+        text = responder.response_head(
+            head, framing, gateway.clock.date, minor=1, persist=True, gzip=gzip
+        )
+        if gateway.sticky is not None:
+            text = gateway.sticky.mark(self.exchange, text, secure=self.scheme == b"https")
+        self.gzip = responder.Gzip() if gzip else None
+        self.silent = framing == NONE
+        if self.silent and ended:
+            self.ended = True
+        self._begin(head, response_block(text))
+        if body:
+            self.data(body)
+
+    def _begin(self, head: ResponseHead, block: bytes) -> None:
+        self.connection.gateway.tally.responses[head.status] += 1
+        self.status = head.status
+        self.fields = head.count
+        self.head_bytes = len(block) + 9
+        self.sent_bytes = 0
+        self._send_head(block, end=self.ended)
+
+    def _send_head(self, block: bytes, *, end: bool) -> None:
+        connection = self.connection
+        self.answered = True
+        connection.put(header_frames(self.id, block, connection.max_frame, end=end))
+
+    def informational(self, head: ResponseHead) -> None:
+        """A 1xx response other than 101."""
+        if head.status == 100:
+            if self.waited or not self.exchange.block.expect:
+                return
+            self.waited = True
+        self._interim(response_block(head.lines))
+
+    def send_continue(self) -> None:
+        """Ask for the body, once."""
+        exchange = self.exchange
+        if not self.waited and exchange.block.expect and not exchange.request_ended:
+            self.waited = True
+            self._interim(response_block(b"HTTP/1.1 100 Continue\r\n"))
+
+    def _interim(self, block: bytes) -> None:
+        connection = self.connection
+        connection.put(header_frames(self.id, block, connection.max_frame, end=False))
+
+    def data(self, payload: bytes) -> None:
+        """Body bytes."""
+        if self.silent:
+            return
+        self.sent_bytes += len(payload)
+        if self.gzip is not None:
+            payload = self.gzip.data(payload)
+        self._queue(payload)
+
+    def _queue(self, payload: bytes) -> None:
+        connection = self.connection
+        self.queue.append(payload)
+        self.queued += len(payload)
+        connection.enqueue(self)
+        connection.queued += len(payload)
+        full = self.queued > HELD or connection.queued > connection.most_queued
+        if full and not self.blocked:
+            back = self.exchange.back
+            if back is not None:
+                self.blocked = True
+                back.pause()
+
+    def end(self, trailer: bytes) -> None:
+        """The response is complete."""
+        if self.ended:  # with its head
+            self.log(None)
+            self.connection.sent_all(self)
+            return
+        if self.gzip is not None:
+            self._queue(self.gzip.end())
+            self.gzip = None
+        self.ended = True
+        if trailer and not self.silent:
+            self.trailer = field_block(trailer)
+        self.log(None)
+        self.connection.enqueue(self)
+
+    def fail(self, failure: Failure) -> None:
+        """Answer with an error; nothing of a response was sent yet."""
+        self.connection.gateway.tally.errors[failure] += 1
+        self._answer(failure)
+        self.log(failure)
+
+    def _answer(self, failure: Failure) -> None:
+        connection, request = self.connection, self.request
+        gateway = connection.gateway
+        is_head = request is not None and request.method == b"HEAD"
+        out, size = responder.error_response(
+            failure,
+            gateway.accept_of(self.block.raw),
+            gateway.clock.date,
+            gateway.settings.error_pages,
+            persist=True,
+            is_head=is_head,
+            extra=connection.error_lines(),
+        )
+        block = response_block(out[: len(out) - size])
+        gateway.tally.responses[failure.status] += 1
+        self.status = failure.status
+        self.fields = out.count(b"\r\n", 0, len(out) - size) - 2
+        self.sent_bytes = size
+        self.head_bytes = len(block) + 9
+        self.ended = True
+        self._send_head(block, end=not size)
+        if size:
+            self.queue.append(out[-size:])
+            self.queued += size
+            connection.queued += size
+            connection.enqueue(self)
+        else:
+            connection.sent_all(self)
+
+    def abort(self, failure: Failure) -> None:
+        """Cut a response that cannot be completed."""
+        self.connection.gateway.tally.errors[failure] += 1
+        self.log(failure)
+        self.connection.reset(self, _RESETS.get(failure, ErrorCode.INTERNAL_ERROR))
+
+    # --- tunnels (RFC 8441) -----------------------------------------------------------------------
+
+    def upgraded(self, head: ResponseHead | None) -> None:
+        """Become a tunnel."""
+        if head is None or not self.websocket:
+            self.exchange.abort(Failure.NODE_BAD_RESPONSE)
+            return
+        self.status = 200
+        tally = self.connection.gateway.tally
+        tally.responses[200] += 1
+        lines = b"\r\n".join(
+            line
+            for line in head.lines.split(b"\r\n")[1:]
+            if not line.lower().startswith(b"sec-websocket-accept:")
+        )
+        block = response_block(b"HTTP/1.1 200 OK\r\n" + lines)
+        self.head_bytes = len(block) + 9
+        self._send_head(block, end=False)
+        held, self.held = self.held, []
+        for payload in held:
+            self._hand_on(payload)
+            self.connection.took(self, len(payload))
+        if self.state == State.HALF_CLOSED:
+            self._request_end()
+
+    def tunnel_data(self, data: bytes) -> None:
+        """Bytes of the node in a tunnel."""
+        gateway = self.connection.gateway
+        self.deadline = gateway.clock.now + gateway.settings.timeout
+        self.sent_bytes += len(data)
+        self._queue(data)
+
+    def tunnel_eof(self) -> None:
+        """The node sends no more in a tunnel."""
+        self.ended = True
+        if self.state == State.HALF_CLOSED:
+            self.end_tunnel()
+        else:
+            self.connection.enqueue(self)
+
+    def end_tunnel(self) -> None:
+        """The node's connection is gone in a tunnel, or both sides are done."""
+        if self.exchange.phase != IDLE:
+            self.exchange.client_lost()
+            self.log(None)
+        self.ended = True
+        self.connection.enqueue(self)
+
+    # --- questions and pauses ---------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Stop reading the request body: what the windows still allow is kept here."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Go on reading the request body."""
+        if not self.paused:
+            return
+        self.paused = False
+        self.body_since = self.connection.gateway.clock.now
+        self.body_bytes = 0
+        while self.held and not self.paused and self.exchange.phase != IDLE:
+            payload = self.held.pop(0)
+            self._hand_on(payload)
+            self.connection.took(self, len(payload))
+        if not self.held and not self.paused and self.state == State.HALF_CLOSED:
+            lines, self.trailer_of_request = self.trailer_of_request, b""
+            self._request_end(lines)
+
+    def forget_response(self) -> None:
+        """A new request begins."""
+        self.status = self.fields = self.head_bytes = self.sent_bytes = 0
+
+    def field(self, name: bytes) -> bytes:
+        """The value of the request's field ``name``."""
+        return field_of(self.block.raw + self.exchange.extra, name)
+
+    def watch(self) -> None:
+        """The deadline was moved to an earlier time."""
+        self.connection.gateway.clock.watch(self)
+
+    def raw_socket(self) -> new_socket | None:
+        """Nobody else may write to the client's socket."""
+        return None
+
+    def log(self, failure: Failure | None) -> None:
+        gateway = self.connection.gateway
+        if gateway.timed:
+            gateway.finished(cast("Connection", self), failure, time.monotonic())
