@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from uwgate.observe.backlog import Queue
 from uwgate.observe.counters import Totals, WorkerTotals
 from uwgate.observe.exposition import Family, Labels, Sample, render
+from uwgate.observe.http2_metrics import families as http2_families
 from uwgate.observe.static_metrics import families as static_families
 from uwgate.observe.stats import StatsFacts, shown_caches
 from uwgate.observe.subscription_metrics import families as subscription_families
@@ -92,6 +93,7 @@ def _families(totals: Totals, queues: list[Queue], facts: StatsFacts) -> Iterato
     yield from _listeners(queues)
     yield from _nodes(totals.sums)
     yield from _workers(totals.workers)
+    yield from http2_families(totals.sums)
     yield from static_families(totals.sums)
     yield from tls_families(totals.sums, shown_caches(facts, totals.sums))
     yield from subscription_families(facts.subscriptions(), totals.subscribed)

@@ -143,6 +143,8 @@ def document(
         value["gateways"] = {name: _tallies(each) for name, each in sums.gateways.items()}
     if sums.tls is not None:
         value["tls"] = _handshakes(sums) | _tls(sums.tls)
+    if sums.counters.get("http2_requests") or sums.counters.get("http2_connections"):
+        value["http2"] = _http2(sums)
     if sums.static is not None:
         value["static"] = dict(sums.static)
     value["workers"] = [_worker(worker) for worker in totals.workers]
@@ -154,6 +156,17 @@ def _tallies(tallies: Tallies) -> dict[str, object]:
         "counters": dict(tallies.counters),
         "responses": dict(sorted(tallies.responses.items())),
         "errors": dict(tallies.errors),
+    }
+
+
+def _http2(sums: Sums) -> dict[str, object]:
+    counters = sums.counters
+    return {
+        "connections": counters.get("http2_connections", 0),
+        "streams": counters.get("http2_streams", 0),
+        "requests": counters.get("http2_requests", 0),
+        "resets": dict(sorted(sums.resets.items())),
+        "goaways": dict(sorted(sums.goaways.items())),
     }
 
 

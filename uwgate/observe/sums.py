@@ -23,7 +23,7 @@ Snapshot = dict[str, Any]
 {"sent": int, "failed": int}}}``; what is behind ``nodes`` only where there is something to say.
 A worker that never answered has no ``gateways`` (or no such key)."""
 
-GAUGES = frozenset({"connections", "active_requests"})
+GAUGES = frozenset({"connections", "active_requests", "http2_connections", "http2_streams"})
 STORE_GAUGES = frozenset({"connected"})
 FILE_GAUGES = frozenset({"entries", "cached_bytes", "descriptors"})
 _MOST_NAMES = 1_000
@@ -141,7 +141,8 @@ class Tallies:
     """``Tally.snapshot`` summed. ``counters``: whatever integers it has, gauges included.
 
     ``handshakes``: completed ones by TLS version, ``resumed``: those of them that went on with an
-    earlier session.
+    earlier session. ``resets``: streams of HTTP/2 that ended early (``side:CODE``), ``goaways``:
+    connections that the gateway ended (``CODE``).
     """
 
     counters: dict[str, int] = field(default_factory=dict)
@@ -149,6 +150,8 @@ class Tallies:
     errors: dict[str, int] = field(default_factory=dict)
     handshakes: dict[str, int] = field(default_factory=dict)
     resumed: dict[str, int] = field(default_factory=dict)
+    resets: dict[str, int] = field(default_factory=dict)
+    goaways: dict[str, int] = field(default_factory=dict)
 
     def add_tally(self, tally: Snapshot, *, gauges: bool) -> None:
         """Add one gateway of one worker."""
@@ -164,6 +167,8 @@ class Tallies:
         add_each(self.errors, mapping(tally, "errors"))
         add_each(self.handshakes, mapping(tally, "tls_handshakes"))
         add_each(self.resumed, mapping(tally, "tls_resumed"))
+        add_each(self.resets, mapping(tally, "http2_resets"))
+        add_each(self.goaways, mapping(tally, "http2_goaways"))
 
     def tally(self) -> Snapshot:
         """What outlives a worker, as `add_tally` takes it."""
@@ -172,6 +177,8 @@ class Tallies:
             "errors": self.errors,
             "tls_handshakes": self.handshakes,
             "tls_resumed": self.resumed,
+            "http2_resets": self.resets,
+            "http2_goaways": self.goaways,
         }
 
     def carry_tallies(self, other: Tallies) -> None:
@@ -181,6 +188,8 @@ class Tallies:
         add_each(self.errors, other.errors)
         add_each(self.handshakes, other.handshakes)
         add_each(self.resumed, other.resumed)
+        add_each(self.resets, other.resets)
+        add_each(self.goaways, other.goaways)
 
 
 class CertificateKey(NamedTuple):

@@ -258,6 +258,10 @@ class HttpGateway(Gateway):
         await super().close()
 
     def snapshot(self) -> dict[str, object]:
+        fronts = cast("set[Http1Front | Http2Connection]", self.fronts)
+        self.tally.http2_streams = sum(
+            len(front.streams) for front in fronts if isinstance(front, Http2Connection)
+        )
         snapshot = super().snapshot()
         if self.site is not None:
             snapshot["static"] = self.site.snapshot()

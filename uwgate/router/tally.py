@@ -27,6 +27,7 @@ class Tally:
         "http2_goaways",
         "http2_requests",
         "http2_resets",
+        "http2_streams",
         "node_connects",
         "node_reuses",
         "requests",
@@ -55,6 +56,7 @@ class Tally:
         self.handshakes: dict[str, int] = {}  # TLS handshakes completed, by version
         self.resumed: dict[str, int] = {}  # of these, those that resumed a session
         self.http2_connections = 0  # open now
+        self.http2_streams = 0  # not over
         self.http2_requests = 0  # requests that came over HTTP/2
         self.http2_resets: dict[str, int] = {}  # streams ended early, by side and code
         self.http2_goaways: dict[str, int] = {}  # connections that we have ended, by code
@@ -78,7 +80,7 @@ class Tally:
         "tx": int, "time_micros": int, "responses": {"200": int, …} (non-zero only),
         "errors": {log word: int, …} (every word),
         "tls_handshakes": {"TLSv1.3": int, …}, "tls_resumed": {"TLSv1.3": int, …},
-        "http2_connections": int, "http2_requests": int,
+        "http2_connections": int, "http2_streams": int, "http2_requests": int,
         "http2_resets": {"client:CANCEL": int, …}, "http2_goaways": {"NO_ERROR": int, …}}``
         """
         plain: dict[str, object] = {

@@ -19,7 +19,7 @@ def test_a_fresh_tally() -> None:
         (
             "accepted", "connections", "active_requests", "requests", "retries", "node_connects",
             "node_reuses", "tunnels", "rx", "tx", "time_micros",
-            "http2_connections", "http2_requests",
+            "http2_connections", "http2_requests", "http2_streams",
         ),
         0,
     )  # fmt: skip
