@@ -7,11 +7,13 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from h2.errors import ErrorCodes
 from support.http2_client import Http2Client, Response
 from support.nodes import NODES, Connection, RawHttpNode, Seen, SeenUwsgi, held, response, silent
+from support.reloading import reloadable
 from support.uwgate import StartGateway, running
 from support.waiting import DEADLINE, wait_until
 
@@ -302,6 +304,103 @@ def test_drain(kind: str) -> None:
             while not client.closed:
                 client.receive()
         assert gateway.process.wait(10) == 0
+
+
+def test_a_reload_is_announced_in_two_steps(tmp_path: Path) -> None:
+    with RawHttpNode() as node, reloadable(tmp_path, f"http-to = {node.spec}") as gateway:
+        with Http2Client(gateway.address) as client:
+            assert client.ask().status == 200
+            gateway.reload()
+            client.until(lambda: client.goaways)
+            assert client.goaways == [(2**31 - 1, 0)]
+            # On its way before the client could know.
+            stream = client.begin()
+            assert client.response(stream).status == 200
+            client.until(lambda: len(client.goaways) > 1)
+            assert client.goaways[1] == (stream, 0)
+            while not client.closed:
+                client.receive()
+        with Http2Client(gateway.address) as client:
+            assert client.ask().status == 200
+
+
+@pytest.mark.parametrize("kind", list(NODES))
+def test_a_websocket(kind: str) -> None:
+    """RFC 8441: an extended CONNECT here, an upgrade there."""
+
+    def echo(connection: Connection, seen: Seen) -> str:
+        connection.send(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Accept: x\r\nX-Node: 1\r\n\r\n"
+        )
+        while True:
+            connection.send(b"<" + connection.take_some() + b">")
+
+    fields = [
+        (b":method", b"CONNECT"), (b":scheme", b"http"), (b":path", b"/chat"),
+        (b":authority", b"h"), (b":protocol", b"websocket"), (b"sec-websocket-version", b"13"),
+    ]  # fmt: skip
+    with NODES[kind]() as node, running("--http-to", node.spec) as gateway:
+        node.play(echo)
+        with Http2Client(gateway.address) as client:
+            client.until(lambda: client.settings)
+            assert client.settings[8] == 1
+            stream = client.begin(fields, end=False)
+            found = client.responses[stream]
+            client.until(lambda: found.status)
+            assert found.status == 200
+            assert found.value(b"x-node") == b"1"
+            assert found.value(b"sec-websocket-accept") is None
+            for text in (b"one", b"two"):
+                client.data(stream, text)
+                client.until(lambda text=text: found.body.endswith(b"<" + text + b">"))
+            client.data(stream, b"", end=True)
+            assert client.response(stream).ended
+            assert client.ask().status == 200
+        seen = node.seen[0]
+        assert (seen.method, seen.target) == (b"GET", b"/chat")
+        assert len(seen.field(b"sec-websocket-key")[0]) == 24
+        assert [value.lower() for value in seen.field(b"upgrade")] == [b"websocket"]
+
+
+def test_a_websocket_that_is_refused(pair: Pair, client: Http2Client) -> None:
+    fields = [
+        (b":method", b"CONNECT"), (b":scheme", b"http"), (b":path", b"/chat"),
+        (b":authority", b"h"), (b":protocol", b"websocket"),
+    ]  # fmt: skip
+    pair.node.play(response(b"no", status=b"403 Forbidden"), response(b"what"))
+    client.until(lambda: client.settings)
+    assert client.response(client.begin(fields, end=False)).status == 403
+    # 200 would say that the tunnel is there.
+    assert client.response(client.begin(fields, end=False)).reset == ErrorCodes.INTERNAL_ERROR
+
+
+def test_priorities() -> None:
+    """What is urgent overtakes, once a window lets something go again."""
+    with (
+        RawHttpNode() as node,
+        running("--http-to", node.spec) as gateway,
+        Http2Client(gateway.address, greedy=False, window=1_000_000) as client,
+    ):
+        node.otherwise = response(b"x" * 60_000)
+        assert client.ask().status == 200  # which leaves 5,535 bytes of the connection's window
+        streams = [
+            client.begin(client.fields(b"GET", b"/", (b"priority", value)))
+            for value in (b"u=5", b"u=1", b"u=3")
+        ]
+        node.wait_seen(4)
+        client.h2.ping(b"12345678")
+        client.flush()
+        client.until(lambda: all(client.responses[each].status for each in streams))
+        order: list[int] = []
+        while not all(client.responses[each].ended for each in streams):
+            client.h2.increment_flow_control_window(30_000)
+            client.flush()
+            before = {each: len(client.responses[each].body) for each in streams}
+            client.receive()
+            order += [each for each in streams if len(client.responses[each].body) > before[each]]
+        last = [max(i for i, each in enumerate(order) if each == stream) for stream in streams]
+        assert last[1] < last[2] < last[0]
 
 
 def test_the_preface_is_only_one_at_the_beginning(pair: Pair) -> None:

@@ -56,7 +56,7 @@ def listener(each: Value, found: Found, problems: Problems) -> ListenerSettings:
     for note in value.notes:
         problems.warn(item.origin, item.key, note)
     if value.spdy:
-        message = "spdy comes in a later version; until then clients get HTTP/1.1"
+        message = "spdy comes in a later version; until then clients get HTTP/2 or HTTP/1.1"
         problems.warn(item.origin, item.key, message)
     _check_pair(each, value.pair, found, problems.error)
     context = _contexts(found).get(id(each)) or f"http-{value.endpoint.text}"
