@@ -411,10 +411,7 @@ class Http2Connection(Ends, asyncio.Protocol):
     def sent_all(self, stream: Http2Stream) -> None:
         """The last byte of the response is on its way."""
         if stream.state == State.OPEN:
-            # RFC 9113 §8.1: the rest of the request is not wanted.
-            self.put(http2.rst_stream(stream.id, ErrorCode.NO_ERROR))
-            self._remember(stream.id)
-            self._forget(stream)
+            stream.linger()
             return
         self.streams.pop(stream.id, None)
         if len(self.spare) < _SPARE and stream.exchange.phase == 0:

@@ -40,6 +40,7 @@ HELD = 65536
 """Bytes of a response that wait in a stream before its node has to."""
 
 _NOTHING = RequestBlock(b"")
+_LINGER = 2.0  # seconds
 _RESETS = {
     Failure.CLIENT_TIMEOUT: ErrorCode.CANCEL,
     Failure.KILLED: ErrorCode.CANCEL,
@@ -51,11 +52,12 @@ class Http2Stream:
     client, ``queued``: their bytes; ``ended``: nothing comes behind them but ``trailer``."""
 
     __slots__ = (
-        "answered", "block", "blocked", "body_bytes", "body_since", "client", "client_port",
+        "block", "blocked", "body_bytes", "body_since", "client", "client_port",
         "connection", "deadline", "due", "ended", "exchange", "fields", "gzip", "head_bytes",
-        "held", "http_tail", "id", "left", "line", "paused", "persist", "priority", "queue",
-        "queued", "request", "scheme", "sent_bytes", "silent", "state", "status", "tls_lines",
-        "trailer", "trailer_of_request", "uwsgi_constants", "waited", "websocket", "windows",
+        "held", "http_tail", "id", "left", "line", "lingering", "paused", "persist", "priority",
+        "queue", "queued", "request", "scheme", "sent_bytes", "silent", "state", "status",
+        "tls_lines", "trailer", "trailer_of_request", "uwsgi_constants", "waited", "websocket",
+        "windows",
     )  # fmt: skip
 
     def __init__(self, connection: Http2Connection) -> None:
@@ -90,7 +92,7 @@ class Http2Stream:
         self.trailer = self.trailer_of_request = b""
         self.gzip: responder.Gzip | None = None
         self.persist = True
-        self.answered = self.ended = self.silent = False
+        self.ended = self.lingering = self.silent = False
         self.paused = self.blocked = self.waited = self.websocket = False
         self.status = self.fields = self.head_bytes = self.sent_bytes = 0
 
@@ -131,6 +133,8 @@ class Http2Stream:
         exchange = self.exchange
         if exchange.phase == IDLE:
             self.connection.took(self, size)  # answered already
+            if ended and self.lingering:
+                self.connection.sent_all(self)
             return
         if self.paused or (self.websocket and exchange.phase != TUNNEL):
             self.held.append(payload)
@@ -165,7 +169,9 @@ class Http2Stream:
         except FieldError as error:
             raise StreamError(self.id, ErrorCode.PROTOCOL_ERROR, str(error)) from None
         self.state = State.HALF_CLOSED
-        if self.paused or self.held:
+        if self.lingering:
+            self.connection.sent_all(self)
+        elif self.paused or self.held:
             self.trailer_of_request = lines
         elif self.exchange.phase != IDLE:
             self._request_end(lines)
@@ -213,6 +219,17 @@ class Http2Stream:
                 self.connection.gateway.tally.errors[failure] += 1
             self.log(None if tunnel else failure)
 
+    def linger(self) -> None:
+        """The response is on its way, and the request is not complete: what else comes of it is
+        read for a moment. Clients that get RST_STREAM with a response may not look at that (curl
+        before 8); RFC 9113 §8.1 has it afterwards."""
+        self.lingering = True
+        held, self.held = self.held, []
+        self.connection.took(self, sum(map(len, held)))
+        clock = self.connection.gateway.clock
+        self.deadline = clock.now + _LINGER
+        clock.watch(self)
+
     def refuse(self, failure: Failure) -> None:
         """A request that is not even begun."""
         gateway = self.connection.gateway
@@ -240,6 +257,8 @@ class Http2Stream:
         gateway = self.connection.gateway
         if self.state == State.IDLE:
             self.deadline = 0.0
+        elif self.lingering:
+            self.connection.reset(self, ErrorCode.NO_ERROR)
         elif self.exchange.phase != IDLE:
             self.exchange.expired()
             if self.deadline > gateway.clock.now:
@@ -315,7 +334,6 @@ class Http2Stream:
 
     def _send_head(self, block: bytes, *, end: bool) -> None:
         connection = self.connection
-        self.answered = True
         connection.put(header_frames(self.id, block, connection.max_frame, end=end))
 
     def informational(self, head: ResponseHead) -> None:
