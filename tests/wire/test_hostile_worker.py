@@ -6,11 +6,13 @@ What it does is in its mapper, which is the operator's code in the worker's proc
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.client import Client
 from support.nodes import RawHttpNode
 from support.reloading import Reloadable
 from support.waiting import wait_until
@@ -40,6 +42,20 @@ def deaf(sock):
     sock.shutdown(socket.SHUT_RDWR)
     threading.Event().wait()
 
+def ruin():
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            sock = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sock.shutdown(socket.SHUT_RDWR)
+            if sock.family == socket.AF_INET:
+                other = socket.create_server(("127.0.0.1", 0))
+                sock.setblocking(True)
+                sock.connect(other.getsockname())
+    os._exit(9)
+
 def find(key):
     command = open({command!r}).read()
     if command:
@@ -54,6 +70,8 @@ def find(key):
             threading.Event().wait()
         elif kind == "deaf":
             deaf(sock)
+        elif kind == "ruin":
+            ruin()
     return {node!r}
 """
 
@@ -61,13 +79,13 @@ def find(key):
 class Hostile(Reloadable):
     """``command``: what its worker does when it gets the next request."""
 
-    def __init__(self, where: Path, node: RawHttpNode) -> None:
+    def __init__(self, where: Path, node: RawHttpNode, *more: str) -> None:
         self._command = where / "command"
         self._command.touch()
         mapper = where / "mapper.py"
         place = f"http://{node.address}"
         mapper.write_text(MAPPER.format(command=str(self._command), node=place))
-        super().__init__(where, f"http-use-code-string = 0:{mapper}:find")
+        super().__init__(where, "\n".join([f"http-use-code-string = 0:{mapper}:find", *more]))
 
     def attack(self, command: str) -> None:
         """And wait until its master has buried and replaced it."""
@@ -115,7 +133,6 @@ def snapshot(**gateway: object) -> str:
         snapshot(tls={"certificates": 1}),
         snapshot(subscriptions={"slots": {"k": {"nodes": {"a": 1}}}}),
         snapshot(cheap="\ud800"),
-        '{"type":"stats","round":0,"snapshot":{"gateways":{"fastrouter":{"listeners":["x"]}}}}',
         '{"type":"stats","round":0,"snapshot":{"started":NaN}}',
         '{"type":"stats","round":0,"snapshot":[]}',
         '{"type":"stats","round":0,"snapshot":' + "[" * 100_000,
@@ -123,7 +140,7 @@ def snapshot(**gateway: object) -> str:
     ],
     ids=[
         *("listeners", "huge-node", "huge-tally", "certificates", "subscriptions", "surrogate"),
-        *("other-gateway", "NaN", "no-snapshot", "deep", "trailing"),
+        *("NaN", "no-snapshot", "deep", "trailing"),
     ],
 )
 def test_nonsense(hostile: Hostile, line: str) -> None:
@@ -138,9 +155,10 @@ def test_nonsense(hostile: Hostile, line: str) -> None:
         ("{}\n", "too many messages"),
         ('{"type":"failed","reason":"x"}\n', "too many messages"),
         ('{"type":"mark","key":"k","address":"a","reason":"r"}\n', "too many messages"),
+        (snapshot().replace("\\", "") + "\n", "statistics that nobody asked for"),
         ("x", "message too long"),
     ],
-    ids=["empty", "failed", "mark", "endless"],
+    ids=["empty", "failed", "mark", "stats", "endless"],
 )
 def test_floods(hostile: Hostile, line: str, why: str) -> None:
     hostile.attack(f"flood {line}")
@@ -152,3 +170,43 @@ def test_floods(hostile: Hostile, line: str, why: str) -> None:
 def test_deaf(hostile: Hostile) -> None:
     hostile.attack("deaf ")
     hostile.check()
+
+
+def test_a_ruined_socket_is_bound_anew_by_a_reload(tmp_path: Path) -> None:
+    """A copy of a listening socket is enough to end it for all."""
+    path = tmp_path / "socket"
+    with RawHttpNode() as node:
+        gateway = Hostile(tmp_path, node, f"http = {path}")
+        try:
+            gateway.attack("ruin ")
+            gateway.reload()
+            assert gateway.log.count("somebody has shut it down; it is bound anew") >= 1
+            for address in (gateway.address, str(path)):
+                with Client(address) as client:
+                    assert client.ask(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").status == 200
+        finally:
+            gateway.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a right up")
+def test_a_rehearsal_has_the_rights_of_a_worker(tmp_path: Path) -> None:
+    """What only a worker is to run is run by nobody else when a reload is tried."""
+    ids = tmp_path / "ids"
+    ids.touch(mode=0o666)
+    ids.chmod(0o666)
+    tmp_path.chmod(0o755)
+    mapper = tmp_path / "mapper.py"
+    mapper.write_text(
+        f"import os\nopen({str(ids)!r}, 'a').write(f'{{os.geteuid()}} ')\n"
+        "def find(key):\n    return None\n"
+    )
+    for directory in (tmp_path.parent, tmp_path.parent.parent, tmp_path.parent.parent.parent):
+        directory.chmod(directory.stat().st_mode | 0o011)
+    text = f"http-use-code-string = 0:{mapper}:find\nhttp-uid = 65534\nhttp-gid = 65534"
+    gateway = Reloadable(tmp_path, text)
+    try:
+        gateway.reload()
+        assert set(ids.read_text().split()) == {"65534"}
+        assert len(ids.read_text().split()) == 3
+    finally:
+        gateway.kill()

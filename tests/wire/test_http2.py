@@ -233,7 +233,7 @@ def test_a_slow_node_stops_an_upload() -> None:
     gate = threading.Event()
     with SlowNode(gate) as node, running("--http-to", f"http://{node.address}") as gateway:
         with Http2Client(gateway.address) as client:
-            fields = client.fields(b"POST", b"/", (b"content-length", b"30000000"))
+            fields = client.fields(b"POST", b"/", (b"content-length", b"12000000"))
             stream = client.begin(fields, end=False)
             sent = 0
             client.sock.settimeout(1.0)
@@ -246,12 +246,12 @@ def test_a_slow_node_stops_an_upload() -> None:
                         client.receive()
                 except TimeoutError:
                     break  # the window is used up, and does not grow
-            assert sent < 20_000_000
+            assert sent < 10_000_000
             client.sock.settimeout(DEADLINE)
             gate.set()
-            client.data(stream, bytes(30_000_000 - sent), end=True)
+            client.data(stream, bytes(12_000_000 - sent), end=True)
             assert client.response(stream).status == 200
-        assert node.size == 30_000_000
+        assert node.size == 12_000_000
 
 
 class SlowNode:
@@ -272,7 +272,7 @@ class SlowNode:
             while b"\r\n\r\n" not in head:
                 head += connection.recv(1)
             assert self._gate.wait(DEADLINE)
-            while self.size < 30_000_000:
+            while self.size < 12_000_000:
                 self.size += len(connection.recv(1 << 20))
             connection.sendall(response(b"ok"))
 

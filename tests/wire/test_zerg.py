@@ -137,7 +137,7 @@ def test_zerg_server_hands_out_every_socket(busy: Busy) -> None:
 
 def test_many_clients(busy: Busy) -> None:
     """Whether they read or not."""
-    control, log = f"{busy.where}/pool", busy.gateway.log
+    control = f"{busy.where}/pool"
     fds = f"/proc/{busy.gateway.process.pid}/fd"
     before = len(os.listdir(fds))
     with ExitStack() as stack:
@@ -148,9 +148,9 @@ def test_many_clients(busy: Busy) -> None:
         for _ in range(50):
             with taken(control) as sockets:
                 assert len(sockets) == 2
-        served = log.count("2 sockets to pid") + 250
-        wait_until(lambda: busy.gateway.log.count("2 sockets to pid") == served, "all are served")
         wait_until(lambda: len(os.listdir(fds)) == before, "nothing is kept of them")
+    # Nobody fills a disk with them.
+    assert 50 < busy.gateway.log.count(" sockets to pid") < 120
 
 
 def accepts(sock: socket.socket) -> bool:

@@ -16,6 +16,8 @@ USUAL = "/run/uwgate/control.sock"
 LIMIT = 256 * 1024 * 1024
 """Most bytes of an answer."""
 
+_PATIENCE = 10.0  # seconds
+
 Message = dict[str, Any]
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
@@ -121,13 +123,27 @@ def _connect(paths: list[str]) -> tuple[socket.socket, str]:
     for path in paths:
         sock = socket.socket(socket.AF_UNIX)
         try:
-            sock.settimeout(10)
-            sock.connect(path)
+            sock.settimeout(_PATIENCE)
+            _patiently(sock, path)
             return sock, path
         except OSError as error:
             sock.close()
             problems.append(f"{path}: {_reason(error)}")
     raise NoInstance("no instance answers at " + ", nor at ".join(problems))
+
+
+def _patiently(sock: socket.socket, path: str) -> None:
+    """Connect; while the queue is full, as somebody floods it, try again."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            sock.connect(path)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _reason(error: OSError) -> str:

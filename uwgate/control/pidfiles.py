@@ -28,13 +28,25 @@ def send(order: Item) -> str:
     """Send the signal -> "", or one line that says why that was not possible."""
     number = _SIGNALS[order.key]
     try:
-        with open(order.value, "rb") as file:
-            match = _CONTENT.fullmatch(file.read(64))
+        with open(os.open(order.value, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            owner = os.fstat(file.fileno()).st_uid
+            match = _CONTENT.fullmatch(file.read(64) or b"")
         if match is None:
             return f"--{order.key} {order.value}: the file holds no process id"
+        if owner not in (0, os.geteuid(), _owner_of(int(match[1]))):
+            # Of somebody who may not signal it, but would have us do so.
+            return f"--{order.key} {order.value}: its owner is not that of process {int(match[1])}"
         os.kill(int(match[1]), number)
     except OSError as error:
         return f"--{order.key} {order.value}: {error.strerror}"
     except OverflowError:
         return f"--{order.key} {order.value}: the file holds no process id"
     return ""
+
+
+def _owner_of(pid: int) -> int:
+    """The user of a process; -1 if there is none."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return -1

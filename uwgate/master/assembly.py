@@ -92,6 +92,7 @@ class Assembly:
         privileges.drop(
             process.uid, process.gid, add_gids=process.add_gids, capabilities=kept
         )
+        privileges.hide()
         if os.geteuid() != 0:
             for plan in self.plans.values():
                 for kind, wanted, have in (

@@ -47,6 +47,9 @@ class Collector:
     def received(self, slot: Slot, process: WorkerProcess, message: Message) -> None:
         """A worker's ``stats`` message arrived. Raises ``ControlError`` if it is no such thing."""
         snapshot = message.get("snapshot")
+        process.asked -= 1
+        if process.asked < 0:
+            raise ControlError("statistics that nobody asked for")
         try:
             check_snapshot(snapshot, slot.gateway)
         except (ValueError, RecursionError) as error:
@@ -76,6 +79,7 @@ class Collector:
         }
         for process in list(self._missing):
             if process.channel.send({"type": "stats", "round": self._round}):
+                process.asked += 1
                 self._changed(process)
             else:
                 self._missing.discard(process)

@@ -47,6 +47,8 @@ _LONGEST_PIECE = 1 << 20  # of a message that the next master is told
 
 _MESSAGES = 20_000  # a worker may say at once: a mark for every node it knows
 _MESSAGES_PER_SECOND = 2_000
+_BYTES = 128 << 20
+_BYTES_PER_SECOND = 16 << 20
 
 Message = dict[str, object]
 
@@ -58,7 +60,9 @@ class ControlError(Exception):
 class Channel:
     """One end. ``limit``: bytes of one message, and of what may wait to be sent."""
 
-    __slots__ = ("_in", "_limit", "_mute", "_out", "_scanned", "_socket", "_torn", "closed")
+    __slots__ = (
+        "_in", "_limit", "_mute", "_out", "_scanned", "_socket", "_torn", "closed", "size",
+    )  # fmt: skip
 
     def __init__(self, sock: socket.socket, limit: int = MAX_MESSAGE) -> None:
         sock.setblocking(False)
@@ -70,6 +74,7 @@ class Channel:
         self._torn = False  # the next line may be the end of one
         self._mute = False  # the peer does not read any more; what it wrote may still be here
         self.closed = False  # nothing more will be received
+        self.size = 0  # bytes of the last ``receive``
 
     def fileno(self) -> int:
         """Descriptor for a selector or event loop."""
@@ -107,6 +112,7 @@ class Channel:
         Raises ``ControlError`` for a malformed or oversized message.
         """
         messages: list[Message] = []
+        self.size = 0
         left = _LAST if last else _CHUNK
         while left > 0 and not self.closed:
             try:
@@ -119,6 +125,7 @@ class Channel:
                 self.closed = True
                 break
             left -= len(chunk)
+            self.size += len(chunk)
             self._in += chunk
             messages += self._take()
         return messages
@@ -170,21 +177,22 @@ class Channel:
 
 
 class Allowance:
-    """How much a worker may say: 20,000 messages at once, 2,000 a second."""
+    """How much a worker may say: 20,000 messages and 128 MB at once, 2,000 and 16 MB a second."""
 
-    __slots__ = ("_left", "_since")
+    __slots__ = ("_bytes", "_messages", "_since")
 
     def __init__(self) -> None:
-        self._left = float(_MESSAGES)
+        self._messages = float(_MESSAGES)
+        self._bytes = float(_BYTES)
         self._since = time.monotonic()
 
-    def take(self, messages: int) -> None:
-        """Raises ``ControlError`` if these are too many."""
+    def take(self, messages: int, size: int) -> None:
+        """Raises ``ControlError`` if these are too many, or too long."""
         now = time.monotonic()
-        fresh = (now - self._since) * _MESSAGES_PER_SECOND
-        self._since = now
-        self._left = min(self._left + fresh, _MESSAGES) - messages
-        if self._left < 0:
+        seconds, self._since = now - self._since, now
+        self._messages = min(self._messages + seconds * _MESSAGES_PER_SECOND, _MESSAGES) - messages
+        self._bytes = min(self._bytes + seconds * _BYTES_PER_SECOND, _BYTES) - size
+        if self._messages < 0 or self._bytes < 0:
             raise ControlError("too many messages")
 
 

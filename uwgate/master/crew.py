@@ -175,7 +175,10 @@ class Crew:
         handed = []
         for slot in self.slots:
             process = slot.process
-            if process is None or process.channel.closed:
+            if process is None:
+                continue
+            if process.channel.closed:  # in its last moment; nobody would watch it any more
+                _kill(process)
                 continue
             unread, unsent, torn = process.channel.pieces()
             handed.append(
@@ -389,7 +392,7 @@ class Crew:
     def _listen_to(self, slot: Slot, process: WorkerProcess, *, last: bool = False) -> None:
         try:
             messages = process.channel.receive(last=last)
-            process.allowance.take(len(messages))
+            process.allowance.take(len(messages), process.channel.size)
             for message in messages:
                 self._heed(slot, process, message)
         except ControlError as error:

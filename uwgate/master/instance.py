@@ -247,6 +247,8 @@ class Instance:
             parts["subscriptions"] = assembly.subscriptions.written()
             given.made.append(parts["subscriptions"])
         parts["tls"] = assembly.tls.handed()
+        if "tickets" in parts["tls"]:
+            given.made.append(parts["tls"]["tickets"])
         given.fds += [*given.made, *assembly.tls.descriptors()]
         if mode == "fork":
             # It gets a control socket and a FIFO of its own.

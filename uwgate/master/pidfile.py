@@ -133,8 +133,10 @@ class PidFile:
 
     def _recorded(self) -> int | None:
         try:
-            with open(self._path, "rb") as file:
-                content = file.read(32)
+            # Whatever somebody has put there: a FIFO would have us wait for ever.
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(self._path, flags), "rb") as file:
+                content = file.read(32) or b""
         except OSError:
             return None
         match = _CONTENT.fullmatch(content)

@@ -18,6 +18,7 @@ from uwgate.master.errors import StartError, explain
 
 # <linux/prctl.h>
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -123,6 +124,13 @@ def die_with_parent() -> None:
     ``drop``; the caller compares ``getppid`` afterwards, as the parent may be dead already.
     """
     _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
+def hide() -> None:
+    """Let no other process of this user look into this one, nor write there (ptrace(2), /proc): the
+    kernel sees to that when the user changes, and forgets it when a program is executed."""
+    if os.geteuid() != 0:
+        _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def no_new_privileges() -> None:

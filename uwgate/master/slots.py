@@ -42,6 +42,7 @@ class WorkerProcess:
     snapshot: Message | None = None  # its latest
     pidfd: int = -1
     relieved: float = 0.0  # monotonic: since when its mercy runs
+    asked: int = 4  # for statistics; one who ends says them by itself, and others may have asked
     allowance: Allowance = field(default_factory=Allowance)
     ended: bool = False
 

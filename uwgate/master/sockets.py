@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 import stat
 from collections.abc import Callable, Sequence
@@ -207,7 +208,12 @@ class Binder:
         handed = self._inherited.take(endpoint, "stream", self._wanted_name(endpoint))
         if handed is None:
             return None
-        sockets = [_adopt(fd) for fd in handed.fds]
+        sockets = [_adopt(fd) for fd in handed.fds if handed.foreign or _is_whole(fd)]
+        if not sockets:
+            self._warn(f"{handed.name}: somebody has shut it down; it is bound anew")
+            for fd in handed.fds:
+                os.close(fd)
+            return None
         file = (handed.file[0], handed.file[1], handed.file[2]) if handed.file else None
         if not self._inherited.rehearsal:
             for sock in sockets:
@@ -392,3 +398,13 @@ def _adopt(number: int) -> socket.socket:
         return sock
     sock.detach()
     raise OSError(errno.EINVAL, reason)
+
+
+def _is_whole(fd: int) -> bool:
+    """Whether a listening socket still is one: whoever has a copy of it, a worker or a client of a
+    zerg pool, can shut it down for all."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        poller = select.poll()
+        poller.register(sock, select.POLLIN)
+        ended = any(event & (select.POLLHUP | select.POLLERR) for _, event in poller.poll(0))
+        return not ended and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))

@@ -187,18 +187,18 @@ class Tls:
         self._loop.call_later(_REREAD, reread)
 
     def handed(self) -> dict[str, Any]:
-        """For the next master, as JSON; `descriptors` have to stay open."""
+        """For the next master, as JSON; `descriptors` have to stay open. ``tickets`` was made for
+        this, and is to be closed. Raises OSError."""
         value: dict[str, Any] = {
             "caches": {name: cache.handed() for name, cache in self.caches.items()}
         }
         if self._tickets is not None:
-            value["tickets"] = self._tickets.fileno()
+            value["tickets"] = self._tickets.handover()
         return value
 
     def descriptors(self) -> list[int]:
-        """Those of the memory that `handed` names."""
-        found = [int(cache.handed()["fd"]) for cache in self.caches.values()]
-        return found + ([self._tickets.fileno()] if self._tickets is not None else [])
+        """Those of the caches that `handed` names."""
+        return [int(cache.handed()["fd"]) for cache in self.caches.values()]
 
     def sockets(self) -> list[HandedSocket]:
         """Those on which other machines are heard, for the next master."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import encodings.idna  # noqa: F401  later there may be no library to read, or no right to
 import faulthandler
 import gc
 import os
@@ -179,19 +180,8 @@ def _become_worker(spec: WorkerSpec) -> None:
     for cache in spec.caches:
         cache.cell = spec.cell
     listening = (sock.fileno() for _, sock in spec.listeners)
-    close_inherited({spec.control.fileno(), spec.log.fileno(), *listening})
-    for name in list(os.environ):
-        if name.startswith(_NOT_OURS):
-            del os.environ[name]
-    privileges.raise_descriptor_limit()
-    process = spec.settings.process
-    if process.chroot:
-        _keep_memory_file()  # there is no /proc in it
-        privileges.enter_root(process.chroot)
-    privileges.drop(spec.uid, spec.gid, f"{spec.gateway}-", add_gids=process.add_gids)
-    if os.geteuid() != 0:
-        capabilities.drop_all()
-    privileges.no_new_privileges()
+    keep = {spec.control.fileno(), spec.log.fileno(), *listening}
+    take_rights(spec.settings, spec.gateway, spec.uid, spec.gid, keep)
     if spec.settings.life.no_orphans:
         privileges.die_with_parent()
     if os.getppid() != spec.master:
@@ -201,6 +191,27 @@ def _become_worker(spec: WorkerSpec) -> None:
     # What came with the fork stays: collecting it would only unshare its pages.
     gc.freeze()
     keep_heap()
+
+
+def take_rights(
+    settings: Settings, gateway: str, uid: int | None, gid: int | None, keep: Collection[int]
+) -> None:
+    """Let go of what a worker of that gateway must not have: descriptors that are not in ``keep``,
+    the user and privileges of the master, its root directory. Raises StartError, OSError."""
+    close_inherited(keep)
+    for name in list(os.environ):
+        if name.startswith(_NOT_OURS):
+            del os.environ[name]
+    privileges.raise_descriptor_limit()
+    process = settings.process
+    if process.chroot:
+        _keep_memory_file()  # there is no /proc in it
+        privileges.enter_root(process.chroot)
+    privileges.drop(uid, gid, f"{gateway}-", add_gids=process.add_gids)
+    if os.geteuid() != 0:
+        capabilities.drop_all()
+    privileges.hide()
+    privileges.no_new_privileges()
 
 
 def keep_heap() -> None:

@@ -47,6 +47,8 @@ _DESCRIPTOR = array.array("i").itemsize
 
 # --- handing out -------------------------------------------------------------------------------
 
+_LOGGED = 100  # clients
+
 
 class ZergServer:
     """Hands ``sockets()`` to whoever connects to ``listener``, a listening unix stream socket.
@@ -73,6 +75,7 @@ class ZergServer:
         self._timer: Timer | None = None
         self._listening = False
         self._exhausted = False
+        self._served = 0
         if listener.family != socket.AF_UNIX:
             raise StartError(f"{self._name}: not a unix socket; sockets pass through no other")
         count = len(_distinct(sockets()))
@@ -129,12 +132,18 @@ class ZergServer:
             client.sendmsg([encode(len(fds))], rights, socket.MSG_NOSIGNAL)
         except OSError as error:
             # ETOOMANYREFS: others have not picked up theirs; EPIPE: gone.
-            self._log.line(f"{self._name}: not handed to {_peer(client)}: {explain(error)}")
+            self._say(f"not handed to {_peer(client)}: {explain(error)}")
         except ZergError as error:
-            self._log.line(f"{self._name}: nothing for {_peer(client)}: {error}")
+            self._say(f"nothing for {_peer(client)}: {error}")
         else:
             noun = "socket" if len(fds) == 1 else "sockets"
-            self._log.line(f"{self._name}: {len(fds)} {noun} to {_peer(client)}")
+            self._say(f"{len(fds)} {noun} to {_peer(client)}")
+
+    def _say(self, text: str) -> None:
+        """The first hundred, then the 128th, 256th …: nobody shall fill a disk."""
+        self._served += 1
+        if self._served <= _LOGGED or self._served & (self._served - 1) == 0:
+            self._log.line(f"{self._name}: {text}")
 
 
 def serve_zergs(

@@ -21,7 +21,7 @@ from uwgate.subscriptions.table import Table
 # How many departed workers are remembered to refuse a snapshot that arrives after its fold.
 _GONE_LIMIT = 256
 # How many nodes are carried over where nobody ever asks for totals.
-_NODES_LIMIT = 100_000
+_NODES_LIMIT = 10_000
 
 
 class _Incarnation(NamedTuple):

@@ -2,7 +2,7 @@
 
 A worker talks to everybody, so the master does not take its word for more than it can say: what is
 not of the shape that `observe.sums` describes is not added to anything. Members with other names
-are left alone, as nobody looks at them: the worker may be of another version.
+are dropped, as nobody looks at them: the worker may be of another version.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any
 
 _LARGEST = 1 << 63  # of a number, either sign
 _LEAST = -_LARGEST
-_LONGEST = 4096  # characters of a name
+_LONGEST = 1024  # characters of a name
 _MOST_NAMES = 1_000  # of a table that is not one of nodes
+_MOST_NODES = 20_000  # and keys; a worker reports a quarter of them at most
 
 _Shape = Any
 """``int``, ``float``, ``str``, a list of one shape, ``_Names`` of one, or names with shapes."""
@@ -45,7 +46,9 @@ _GATEWAY: _Shape = {
     "listeners": [str],
     "cheap": int,
     "nodes": [_NODE],
-    "subscriptions": {"slots": _Names({"hits": int, "nodes": _Names(_NODE)})},
+    "subscriptions": {
+        "slots": _Names({"hits": int, "nodes": _Names(_NODE, _MOST_NODES)}, _MOST_NODES)
+    },
     "static": _COUNTS,
     "tls": {
         "contexts": int,
@@ -58,9 +61,12 @@ _GATEWAY: _Shape = {
 
 def check_snapshot(value: object, gateway: str) -> None:
     """Raises ValueError, with what is wrong and where, unless ``value`` is the snapshot of a worker
-    of that gateway: numbers within 64 bits and finite, names up to 4096 characters that are text,
-    objects and lists where they belong."""
+    of that gateway: numbers within 64 bits and finite, names up to 1024 characters that are text,
+    objects and lists where they belong, and not too many. Removes what it does not know."""
     shape = {
+        "id": int,
+        "pid": int,
+        "draining": int,
         "started": float,
         "rss": int,
         "vsz": int,
@@ -68,8 +74,6 @@ def check_snapshot(value: object, gateway: str) -> None:
         "sync": _Names(_COUNTS, _MOST_NAMES),
     }
     _check(value, shape, "snapshot")
-    if isinstance(value, dict) and not value.get("gateways", {}).keys() <= {gateway}:
-        raise ValueError("snapshot: another's gateway")
 
 
 def _check(value: Any, shape: _Shape, where: str) -> None:
@@ -80,7 +84,7 @@ def _check(value: Any, shape: _Shape, where: str) -> None:
     elif shape is float:
         good = isinstance(value, int | float) and abs(value) < _LARGEST  # NaN is not
     elif isinstance(shape, list):
-        good = isinstance(value, list)
+        good = isinstance(value, list) and len(value) <= _MOST_NODES
         for each in value if good else ():
             _check(each, shape[0], where)
     elif isinstance(shape, _Names):
@@ -91,13 +95,15 @@ def _check(value: Any, shape: _Shape, where: str) -> None:
             _check(each, shape.other if special else shape.shape, where)
     else:
         good = isinstance(value, dict)
+        if good and not value.keys() <= shape.keys():
+            for name in value.keys() - shape.keys():
+                del value[name]
         for name, each in value.items() if good else ():
             expected = shape.get(name)
             # Most are; there may be a hundred thousand.
             if expected is int and type(each) is int and _LEAST < each < _LARGEST:
                 continue
-            if expected is not None:
-                _check(each, expected, name)
+            _check(each, expected, name)
     if not good:
         raise ValueError(f"{where}: not what a worker says")
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from uwgate.observe.sums import NodeTotals, Snapshot, gateways, mapping, number
 from uwgate.subscriptions.table import Table
 
-# How many nodes are carried over where nobody ever asks for totals.
-_LIMIT = 100_000
+# How many keys and nodes are carried over where nobody ever asks for totals.
+_LIMIT = 50_000
 
 STEP = 1_000
 """Nodes that are dealt with in one go."""
@@ -121,7 +121,7 @@ class Departed:
         self._slots: dict[str, dict[str, _Past]] = {}
 
     def __len__(self) -> int:
-        return sum(len(slot.nodes) for known in self._slots.values() for slot in known.values())
+        return sum(1 + len(slot.nodes) for known in self._slots.values() for slot in known.values())
 
     def add(self, snapshot: Snapshot) -> None:
         """The last report of a worker."""
@@ -148,7 +148,7 @@ class Departed:
         count = len(self)
         for known in self._slots.values():
             while count > _LIMIT and known:
-                count -= len(known.pop(next(iter(known))).nodes)
+                count -= 1 + len(known.pop(next(iter(known))).nodes)
 
     def forget(self, tables: Mapping[str, Table]) -> None:
         """Drop the keys and nodes that are in no table."""

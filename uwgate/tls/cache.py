@@ -40,6 +40,7 @@ _WAYS = 16
 _WORD = 8
 _SEALED = Struct("=QQ")
 _NEVER = 1 << 62
+_MOST = (1 << 64) - 1
 _CELLS = 256  # processes that count
 _CELL_WORDS = 8
 _HIT, _MISS, _FULL, _CHANGED, _DROPPED = range(5)
@@ -244,7 +245,9 @@ class SharedCache:
         fcntl.lockf(self._file, fcntl.LOCK_UN)  # all that this process has
 
     def _count(self, which: int) -> None:
-        self._counters[self.cell % _CELLS * _CELL_WORDS + which] += 1
+        # Whatever others have written there fits after that.
+        place = self.cell % _CELLS * _CELL_WORDS + which
+        self._counters[place] = (self._counters[place] + 1) & _MOST
 
     def _touch(self) -> None:
         self._counters[self.cell % _CELLS * _CELL_WORDS + _CHANGED] = int(time.time())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 
+_ALL = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 _SIZE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -22,6 +23,11 @@ def memory_file(name: str, size: int) -> int:
         os.close(file)
         raise
     return file
+
+
+def seal(file: int) -> None:
+    """Nobody can change it any more. Raises OSError."""
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, _ALL)
 
 
 def keeps_size(file: int, size: int) -> bool:

@@ -39,7 +39,7 @@ from collections.abc import Callable, Sequence
 from uwgate.config.settings_tls import TicketSettings
 from uwgate.tls.errors import TlsError
 from uwgate.tls.openssl import TICKET_KEY, OpenSsl
-from uwgate.tls.shared import memory_file
+from uwgate.tls.shared import memory_file, seal
 from uwgate.tls.ticket_ring import TicketRing
 
 KEY_SIZE = TICKET_KEY
@@ -122,6 +122,19 @@ class TicketKeys:
         self._publish()
         self._select(now)
 
+    def handover(self) -> int:
+        """A sealed copy of the keys for the next master -> its descriptor. Not what workers have:
+        they could write there what they want to be believed."""
+        record = self._record()
+        file = os.memfd_create("uwgate-tickets", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.write(file, record)
+            seal(file)
+        except BaseException:
+            os.close(file)
+            raise
+        return file
+
     def __repr__(self) -> str:
         return f"<TicketKeys: {len(self._keys)}>"
 
@@ -181,12 +194,15 @@ class TicketKeys:
 
     def _publish(self) -> None:
         self._change += 1
+        record = self._record()
+        # In one piece with what overwrites the keys before.
+        self._memory[:] = record + bytes(len(self._memory) - len(record))
+
+    def _record(self) -> bytes:
         head = _HEAD.pack(self._change, len(self._keys))
         body = b"".join(_ENTRY.pack(bytes(key.data), key.since, key.until) for key in self._keys)
         check = zlib.crc32(body, zlib.crc32(head))
-        record = _HEADER.pack(self._change, len(self._keys), check) + body
-        # In one piece with what overwrites the keys before.
-        self._memory[:] = record + bytes(len(self._memory) - len(record))
+        return _HEADER.pack(self._change, len(self._keys), check) + body
 
     # --- in a worker ------------------------------------------------------------------------------
 
@@ -289,7 +305,7 @@ def _left(descriptor: int | None, now: float) -> list[_Key]:
         memory = bytearray(os.pread(descriptor, _LONGEST, 0))
         keys = _read(memory)[1]
         memory[:] = bytes(len(memory))
-        return [key for key in keys if key.until > now]
+        return [key for key in keys if key.until > now and key.since <= now + 1]
     except (OSError, struct.error):
         return []
     finally:

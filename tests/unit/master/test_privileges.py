@@ -120,3 +120,16 @@ def test_another_root_directory_for_the_worker_of_a_master_that_was_root(tmp_pat
         "except PermissionError: print('for good')\n"
     )
     assert done.stdout == "for good\n", done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_nobody_of_the_same_user_looks_in() -> None:
+    """An execution makes a process visible again that has given its user up (prctl(2))."""
+    code = (
+        "import ctypes, os; from uwgate.master import privileges\n"
+        "prctl = ctypes.CDLL(None).prctl\n"
+        "privileges.hide(); assert prctl(3, 0, 0, 0, 0) == 1  # root need not hide\n"
+        "os.setresuid(65534, 65534, 65534); prctl(4, 1, 0, 0, 0)\n"
+        "privileges.hide(); assert prctl(3, 0, 0, 0, 0) == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)

@@ -212,7 +212,7 @@ _VALUES = st.one_of(
 _LISTS = st.lists(st.tuples(_NAMES, _VALUES, st.booleans()), min_size=1, max_size=12)
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(_LISTS, st.booleans()), min_size=1, max_size=12), st.booleans())
 def test_in_step_with_another_encoder(
     messages: list[tuple[list[tuple[str, str, bool]], bool]], small: bool
@@ -249,7 +249,7 @@ def test_status(status: int) -> None:
     assert oracle.Decoder().decode(encode_status(status)) == [(":status", str(status))]
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(st.lists(st.binary(max_size=80), max_size=4))
 def test_any_bytes(blocks: list[bytes]) -> None:
     """The oracle agrees, but for what we are stricter in."""
