@@ -5,17 +5,16 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import hpack
 import pytest
 from hyperframe import frame as frames
+from support.http2_attacker import Attacker, goaway_in
 from support.http2_client import Http2Client
 from support.nodes import RawHttpNode, held, response
 from support.uwgate import Gateway, running
 from support.waiting import DEADLINE
 
-GOAWAY = 7
 CALM, COMPRESSION, PROTOCOL = 11, 9, 1
 
 
@@ -29,89 +28,6 @@ def node() -> Iterator[RawHttpNode]:
 def gateway(node: RawHttpNode) -> Iterator[Gateway]:
     with running("--http-to", node.spec, "--http-headers-timeout", "2") as found:
         yield found
-
-
-class Attacker:
-    """A connection on which the usual beginning is over."""
-
-    def __init__(self, gateway: Gateway, settings: dict[int, int] | None = None) -> None:
-        self.sock = socket.create_connection(gateway.address, DEADLINE)
-        self.encoder = hpack.Encoder()
-        self.stream = -1
-        first = frames.SettingsFrame(0, settings or {})
-        self.sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + first.serialize())
-
-    def __enter__(self) -> Attacker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.sock.close()
-
-    def request(self, *extra: tuple[str, str], end: bool = True) -> bytes:
-        """HEADERS of the next stream."""
-        self.stream += 2
-        fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "h")]
-        flags = ["END_HEADERS", "END_STREAM"] if end else ["END_HEADERS"]
-        block = self.encoder.encode([*fields, *extra])
-        return frames.HeadersFrame(self.stream, block, flags=flags).serialize()
-
-    def frame(self, wanted: int) -> tuple[int, int, bytes]:
-        """The next frame of that type -> type, stream, payload."""
-        while True:
-            head = self._take(9)
-            payload = self._take(int.from_bytes(head[:3], "big"))
-            if head[3] == wanted:
-                return head[3], int.from_bytes(head[5:], "big"), payload
-
-    def _take(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            piece = self.sock.recv(size - len(data))
-            assert piece, "closed"
-            data += piece
-        return data
-
-    def flood(self, make: Callable[[], bytes], most: int = 200_000) -> int:
-        """Send what ``make`` makes again and again -> the code of the GOAWAY that ends it."""
-        self.sock.settimeout(0.0)
-        got = b""
-        pending = b""
-        for _ in range(most):
-            pending = pending or make()
-            try:
-                pending = pending[self.sock.send(pending) :]
-            except BlockingIOError:
-                pass
-            except OSError:
-                break
-            try:
-                got += self.sock.recv(65536)
-            except BlockingIOError:
-                continue
-            except OSError:
-                break
-            if _goaway(got) is not None:
-                break
-        self.sock.settimeout(DEADLINE)
-        try:
-            while _goaway(got) is None and (data := self.sock.recv(65536)):
-                got += data
-        except ConnectionError:
-            pass
-        code = _goaway(got)
-        assert code is not None, "nobody has told it to stop"
-        return code
-
-
-def _goaway(data: bytes) -> int | None:
-    """The code of the GOAWAY among frames."""
-    while len(data) >= 9:
-        size = int.from_bytes(data[:3], "big")
-        if data[3] == GOAWAY and len(data) >= 17:
-            code: int = struct.unpack_from(">L", data, 13)[0]
-            return code
-        data = data[9 + size :]
-    return None
 
 
 def served(gateway: Gateway) -> None:
@@ -191,7 +107,7 @@ def test_a_preface_that_trickles(gateway: Gateway) -> None:
     with socket.create_connection(gateway.address, DEADLINE) as sock:
         sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n")
         data = b"".join(iter(lambda: sock.recv(65536), b""))
-    assert _goaway(data) == 4  # SETTINGS_TIMEOUT
+    assert goaway_in(data) == 4  # SETTINGS_TIMEOUT
 
 
 def test_a_bomb(gateway: Gateway) -> None:

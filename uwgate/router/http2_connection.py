@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from uwgate.router.http import HttpGateway
     from uwgate.router.http1_front import Http1Front
 
-_SPARE = 16  # streams that are kept for the next requests
+_SPARE = 8  # streams that are kept for the next requests
 _PRIORITIES = 100  # of streams that have not come yet
 
 _VERSIONS = ("TLSv1.2", "TLSv1.3")  # RFC 9113 §9.2
@@ -156,6 +156,8 @@ class Http2Connection(Ends, asyncio.Protocol):
         for stream in self.spare:
             self.drop(stream)
         self.spare.clear()
+        self.streams.clear()
+        self.writers.clear()
         self.out.clear()
         gateway.clock.forget(self)
         if gateway.draining:
@@ -434,7 +436,9 @@ class Http2Connection(Ends, asyncio.Protocol):
         gateway = self.gateway
         stream.state = State.CLOSED
         stream.queue.clear()
-        stream.held.clear()
+        if stream.held:
+            held, stream.held = stream.held, []
+            self.credit(sum(map(len, held)))
         stream.queued = 0
         gateway.clock.forget(stream)
         stream.exchange = gateway.no_exchange

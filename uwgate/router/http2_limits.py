@@ -30,10 +30,10 @@ class Limits:
         self._resets = _RESETS
         self._since = clock.now
 
-    def earn(self) -> None:
-        """A part of a response was sent."""
+    def earn(self, frames: int = 1) -> None:
+        """So many frames of a response were sent."""
         if self._credit < _CREDIT:
-            self._credit += _EARNED
+            self._credit += frames * _EARNED
 
     def spend(self) -> None:
         """A frame that is no request."""

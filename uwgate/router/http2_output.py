@@ -127,6 +127,8 @@ class Output(KnownClient):
         if out:
             data = b"".join(out)
             out.clear()
+            if self.transport.is_closing():
+                return
             self.gateway.tally.tx += len(data)
             self.transport.write(data)
         if self.writers and not self.blocked and self.windows.send > 0:
@@ -157,7 +159,7 @@ class Output(KnownClient):
         """Send up to ``most`` bytes of a stream's body -> how many. It is no writer any more if all
         was sent, or its window is used up."""
         queue, windows, own, out = stream.queue, self.windows, stream.windows, self.out
-        sent = 0
+        sent = frames = 0
         while queue:
             room = min(own.send, windows.send, self.max_frame, most - sent)
             if room <= 0:
@@ -172,7 +174,9 @@ class Output(KnownClient):
             own.send -= size
             windows.send -= size
             sent += size
+            frames += 1
             if last:
+                self.limits.earn(frames)
                 self._finish(stream, sent)
                 return sent
         if not queue and stream.ended:
@@ -185,13 +189,12 @@ class Output(KnownClient):
         if not queue or own.send <= 0:
             self.writers.pop(stream, None)
         if sent:
-            self.limits.earn()
+            self.limits.earn(frames)
             self.queued -= sent
             stream.sent_some(sent)
         return sent
 
     def _finish(self, stream: Http2Stream, sent: int) -> None:
-        self.limits.earn()
         self.queued -= sent
         stream.queued = 0
         self.writers.pop(stream, None)

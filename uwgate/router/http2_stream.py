@@ -55,9 +55,9 @@ class Http2Stream:
         "block", "blocked", "body_bytes", "body_since", "client", "client_port",
         "connection", "deadline", "due", "ended", "exchange", "fields", "gzip", "head_bytes",
         "held", "http_tail", "id", "left", "line", "lingering", "paused", "persist", "priority",
-        "queue", "queued", "request", "scheme", "sent_bytes", "silent", "state", "status",
-        "tls_lines", "trailer", "trailer_of_request", "uwsgi_constants", "waited", "websocket",
-        "windows",
+        "queue", "queued", "received", "request", "scheme", "sent_bytes", "silent", "state",
+        "status", "tls_lines", "trailer", "trailer_of_request", "uwsgi_constants", "waited",
+        "websocket", "windows",
     )  # fmt: skip
 
     def __init__(self, connection: Http2Connection) -> None:
@@ -77,7 +77,7 @@ class Http2Stream:
         self.line = b""  # of HTTP/1 fronts, where it may be sent at once
         self.exchange: Exchange = gateway.make_exchange(gateway, self)
         self.block = _NOTHING
-        self.request: RequestLine | None = None
+        self.request: RequestLine | None
         self.clear()
 
     def clear(self) -> None:
@@ -87,8 +87,10 @@ class Http2Stream:
         self.priority = DEFAULT
         self.queued = 0
         self.left = 0
-        self.body_bytes = 0
+        self.body_bytes = self.received = 0
         self.body_since = 0.0
+        self.request = None
+        self.block = _NOTHING
         self.trailer = self.trailer_of_request = b""
         self.gzip: responder.Gzip | None = None
         self.persist = True
@@ -156,7 +158,8 @@ class Http2Stream:
                 raise StreamError(self.id, ErrorCode.PROTOCOL_ERROR, "not Content-Length bytes")
             return
         most = self.connection.gateway.settings.max_body
-        if most and self.body_bytes + size > most and not self.websocket:
+        self.received += size
+        if most and self.received > most and not self.websocket:
             self.exchange.fail(Failure.BODY_TOO_LARGE)
 
     def trailers(self, fields: Fields, ended: bool) -> None:
