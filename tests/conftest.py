@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from support.nodes import RawHttpNode, RawUwsgiNode
 from support.uwgate import Gateway, StartGateway, running
 
-if os.environ.get("CI"):  # half of hypothesis' usual number: there is an end to CI's time
-    settings.register_profile("quick", settings.get_profile("ci"), max_examples=50)
+if os.environ.get("CI"):  # fewer than hypothesis usually makes: there is an end to CI's time
+    settings.register_profile("quick", settings.get_profile("ci"), max_examples=30)
     settings.load_profile("quick")
 
 

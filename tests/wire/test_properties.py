@@ -17,7 +17,7 @@ from wire.conftest import Pair
 Message = tuple[bytes, bytes, bytes]  # method, target, body
 
 relaxed = settings(
-    max_examples=120,
+    max_examples=60,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -154,7 +154,7 @@ def _origin_form(method: bytes, target: bytes) -> bytes:
     return match[1] if match[1].startswith(b"/") else b"/" + match[1]
 
 
-@settings(relaxed, max_examples=400)
+@settings(relaxed, max_examples=150)
 @given(
     indices=st.lists(st.sampled_from(range(len(REQUESTS))), min_size=1, max_size=3),
     mutations=st.lists(mutation, min_size=1, max_size=4),
@@ -247,7 +247,7 @@ def _h11_response(data: bytes) -> tuple[int, bytes] | None:
         return None
 
 
-@settings(relaxed, max_examples=300)
+@settings(relaxed, max_examples=120)
 @given(
     index=st.sampled_from(range(len(RESPONSES))),
     mutations=st.lists(mutation, min_size=1, max_size=3),

@@ -249,7 +249,7 @@ def test_status(status: int) -> None:
     assert oracle.Decoder().decode(encode_status(status)) == [(":status", str(status))]
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.lists(st.binary(max_size=80), max_size=4))
 def test_any_bytes(blocks: list[bytes]) -> None:
     """The oracle agrees, but for what we are stricter in."""

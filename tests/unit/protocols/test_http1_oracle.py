@@ -164,7 +164,7 @@ _versions = st.sampled_from(
 _lines = st.builds(lambda *parts: b" ".join(parts), _methods, _targets, _versions)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(policy=st.sampled_from(POLICIES), line=_lines, fields=_fields)
 @example(policy=POLICIES[0], line=b"GET / HTTP/1.0", fields=[])
 @example(policy=POLICIES[0], line=b"POST / HTTP/1.1", fields=[b"Host: h", b"Content-Length: 05"])
@@ -178,7 +178,7 @@ def test_requests(policy: RequestPolicy, line: bytes, fields: list[bytes]) -> No
     judge_request(RequestParser(policy), line, fields)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(requests=st.lists(st.tuples(_lines, _fields), max_size=6))
 def test_requests_through_one_parser(requests: list[tuple[bytes, list[bytes]]]) -> None:
     parser = RequestParser(POLICIES[0])
@@ -238,7 +238,7 @@ _statuses = st.builds(
 _date = st.sampled_from([[], [b"Date: Sat, 21 Nov 2026 09:00:00 GMT"]])
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(status=_statuses, fields=_fields, date=_date)
 def test_responses(status: bytes, fields: list[bytes], date: list[bytes]) -> None:
     raw = b"\r\n".join([status, *fields, *date]) + b"\r\n\r\n"

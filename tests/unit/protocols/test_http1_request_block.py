@@ -451,7 +451,7 @@ _LINES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(_LINES), max_size=5), max_size=8))
 def test_a_parser_that_remembers_says_what_a_new_one_says(blocks: list[list[bytes]]) -> None:
     old = RequestParser(TRUSTED)

@@ -336,7 +336,7 @@ _LINES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from(_LINES), max_size=5).map(lambda ls: head_of(*ls)), max_size=8)
 )

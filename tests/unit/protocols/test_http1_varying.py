@@ -260,7 +260,7 @@ def _agree(varying: VaryingLines, raw: bytes) -> None:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(start=_lines, varied=_varied, requests=st.lists(_lines, min_size=1, max_size=4))
 @example(start=[HOST], varied=[b"X-Id"], requests=[[HOST, b"X-Id: 1", b"x-id: 2"]])
 @example(start=[HOST], varied=[b"X-Id"], requests=[[HOST, b"Connection: X-Id", b"X-Id: 1"]])
@@ -285,7 +285,7 @@ def test_a_cut_means_what_a_full_parse_says(
         _agree(varying, block_of(*lines, *(name + b": x" for name in varied)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     data=st.lists(
         st.sampled_from(

@@ -203,7 +203,7 @@ def hellos(server: Server) -> list[bytes]:
     st.integers(0, 3),
     st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=4),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_what_openssl_takes_is_taken(
     server: Server, hellos: list[bytes], which: int, changes: list[tuple[int, int]]
 ) -> None:

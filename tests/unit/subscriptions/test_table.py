@@ -197,7 +197,7 @@ CHANGES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(CHANGES, max_size=60), st.data())
 def test_doing_the_last_changes_again_ends_at_the_same(
     changes: list[Change], data: st.DataObject

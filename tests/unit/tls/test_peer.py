@@ -109,7 +109,7 @@ names = st.lists(st.lists(attributes, min_size=1, max_size=3), max_size=4)
 
 
 @given(names)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_one_line_is_that_of_openssl(steps: list[list[bytes]]) -> None:
     content = b"".join(element(0x31, b"".join(step)) for step in steps)
     expected = openssl_line(element(0x30, content))
@@ -209,7 +209,7 @@ def test_nothing_can_be_read(files: Pair) -> None:
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_damaged_certificates_raise_nothing(files: Pair, data: st.DataObject) -> None:
     der = bytearray(files.der)
     der[data.draw(st.integers(0, 250))] = data.draw(st.integers(0, 255))
