@@ -13,21 +13,17 @@ from support.uwgate import Gateway
 from support.waiting import DEADLINE
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-RST_STREAM, SETTINGS, PING, GOAWAY = 3, 4, 6, 7
+GOAWAY = 7
 
 
 class Attacker:
     """A connection on which the usual beginning is over."""
 
-    def __init__(
-        self, gateway: Gateway, settings: dict[int, int] | None = None, preface: bytes = b""
-    ) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self.sock = socket.create_connection(gateway.address, DEADLINE)
         self.encoder = hpack.Encoder()
         self.stream = -1
-        self.pings = 0
-        first = frames.SettingsFrame(0, settings or {})
-        self.sock.sendall(preface or PREFACE + first.serialize())
+        self.sock.sendall(PREFACE + frames.SettingsFrame(0).serialize())
 
     def __enter__(self) -> Attacker:
         return self
@@ -89,39 +85,6 @@ class Attacker:
         code = goaway_in(got)
         assert code is not None, "nobody has told it to stop"
         return code
-
-    def verdict(self) -> tuple[str, int]:
-        """How the gateway takes what was sent: ("goaway", code), ("reset", code) of a stream,
-        ("status", code) of a response, or ("ok", 0): it answers a PING that was sent behind."""
-        self.pings += 1
-        last = b"%08d" % self.pings
-        try:
-            self.sock.sendall(frames.PingFrame(0, last).serialize())
-        except ConnectionError:
-            pass  # what it has said is here
-        decoder = hpack.Decoder()
-        while True:
-            kind, flags, payload = self._any()
-            if kind == GOAWAY:
-                return "goaway", int.from_bytes(payload[4:8], "big")
-            if kind == RST_STREAM:
-                return "reset", int.from_bytes(payload, "big")
-            if kind == 1:
-                return "status", int(dict(decoder.decode(payload))[":status"])
-            if kind == PING and flags & 1 and payload == last:
-                return "ok", 0
-
-    def ends(self) -> None:
-        """The gateway closes the connection."""
-        try:
-            while self.sock.recv(65536):
-                pass
-        except ConnectionError:
-            pass
-
-    def _any(self) -> tuple[int, int, bytes]:
-        head = self._take(9)
-        return head[3], head[4], self._take(int.from_bytes(head[:3], "big"))
 
 
 def goaway_in(data: bytes) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 _TABLE = """\
 :authority
 :method GET
@@ -141,50 +143,97 @@ _ENDS = {0}
 _at = 0
 for _ in range(7):
     _at = _NODES[_at][1]
-    _ENDS.add(_at << 8)
+    _ENDS.add(_at << 4)
 
-# (node << 8 | byte) -> (what a byte adds, the next node << 8); filled as it is needed.
+# (node << 4 | half a byte) -> (what that adds, the next node << 4); filled as it is needed. Halves,
+# because strings of strangers fill it: 4,096 entries, not 65,536.
 _STEPS: dict[int, tuple[bytes, int]] = {}
+
+# zlib decodes ten times faster than a loop here can. Deflate, too, has canonical codes (RFC 1951
+# §3.2.2), of at most 15 bits: those of ASCII but for "\\" and control bytes. One code of 15 bits
+# is left, all ones, with which EOS and the others begin. It becomes deflate's end of a block. Its
+# streams have the first bit of a byte where Huffman codes of HPACK have the last.
+_MOST_BITS = 15
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+# Behind a string: ends the block if nothing but ones is left of its last byte. The zero is for a
+# code that is cut short and completed by the first one: 14 are too few.
+_TERMINATOR = b"\xff\x7f"
+_BITS = bytes(CODES[symbol][1] for symbol in range(256))
+
+
+def _deflate_header() -> bytes:
+    """The beginning of a deflate stream, up to the first code of the last block (RFC 1951 §3.2.7).
+
+    That block says how long its codes are in a code itself, here 0 to 15 in four bits each. Three
+    empty blocks (01, 0 and its end in the fixed code) make the whole end where a byte does.
+    """
+    bits = ("0" + "10" + "0000000") * 3  # no last block; numbers have their lowest bit first
+    bits += "1" + "01" + "00000" + "00000" + "1111"  # last; 257 codes, 1 distance, 19 lengths
+    bits += "000" * 3 + "001" * 16  # lengths of the codes of 16, 17, 18; 0, 8, 7, 9 … 15
+    lengths = [length if length <= _MOST_BITS else 0 for length in _BITS]
+    bits += "".join(f"{length:04b}" for length in (*lengths, _MOST_BITS, 0))
+    return bytes(int(bits[at : at + 8][::-1], 2) for at in range(0, len(bits), 8))
+
+
+_primed = zlib.decompressobj(-9)  # it keeps 512 bytes of what it wrote, and nobody reads them
+_primed.decompress(_deflate_header())
+_copy_primed = _primed.copy
 
 
 def decode_huffman(data: bytes) -> bytes:
-    """The string behind a Huffman code. Raises ValueError for one that contains EOS or does not end
-    as it should (RFC 7541 §5.2)."""
+    """The string behind the Huffman code ``data``. Raises ValueError for one that contains EOS or
+    does not end with less than eight ones behind its last code (RFC 7541 §5.2)."""
+    inflater = _copy_primed()
+    # The bound is never reached, but makes the buffer a small one.
+    text = inflater.decompress(data.translate(_MIRRORED) + _TERMINATOR, 2 * len(data) + 4)
+    if (
+        inflater.eof
+        and len(inflater.unused_data) < 2
+        # A byte of ones may be too much padding, or the end of a code and seven ones.
+        and (data[-1:] != b"\xff" or 8 * len(data) - sum(text.translate(_BITS)) < 8)
+    ):
+        return text
+    return _walk(data)
+
+
+def _walk(data: bytes) -> bytes:
+    """The general way of `decode_huffman`: for longer codes, and to find what is wrong."""
     steps = _STEPS
     pieces = []
     state = 0
     for byte in data:
-        step = steps.get(state | byte)
-        if step is None:
-            step = _step(state, byte)
-        pieces.append(step[0])
-        state = step[1]
+        for half in (byte >> 4, byte & 0x0F):
+            step = steps.get(state | half)
+            if step is None:
+                step = _step(state, half)
+            pieces.append(step[0])
+            state = step[1]
     if state not in _ENDS:
         raise ValueError("a string ends within a code")
     return b"".join(pieces)
 
 
-def _step(state: int, byte: int) -> tuple[bytes, int]:
-    node, found = state >> 8, bytearray()
-    for shift in range(7, -1, -1):
-        node = _NODES[node][byte >> shift & 1]
+def _step(state: int, half: int) -> tuple[bytes, int]:
+    node, found = state >> 4, b""
+    for shift in range(3, -1, -1):
+        node = _NODES[node][half >> shift & 1]
         if node < 0:
             symbol = -1 - node
             if symbol == EOS:
                 raise ValueError("EOS in a string")
-            found.append(symbol)
+            found = bytes((symbol,))  # the only one: codes have five bits or more
             node = 0
-    step = _STEPS[state | byte] = bytes(found), node << 8
+    step = _STEPS[state | half] = found, node << 4
     return step
 
 
+# Text, of which int() makes a number in time that grows as its length does; adding code by code
+# to a number would take the square of it.
+_DIGITS = tuple(f"{code:0{bits}b}" for code, bits in (CODES[symbol] for symbol in range(256)))
+
+
 def encode_huffman(data: bytes) -> bytes:
-    """The Huffman code of a string, padded with the beginning of EOS."""
-    code = bits = 0
-    for byte in data:
-        value, length = CODES[byte]
-        code = code << length | value
-        bits += length
-    padding = -bits % 8
-    code = code << padding | (1 << padding) - 1
-    return code.to_bytes((bits + padding) // 8, "big")
+    """The Huffman code of a string, padded with ones to a whole byte (RFC 7541 §5.2)."""
+    digits = "".join([_DIGITS[byte] for byte in data])
+    digits += "1" * (-len(digits) % 8)
+    return int(digits or "0", 2).to_bytes(len(digits) // 8, "big")
