@@ -483,7 +483,7 @@ def test_many_nodes_on_a_ring_that_come_and_go() -> None:
     for i in range(10):
         ring.update(nodes[i:])
         assert ring.pick(b"/%d" % i, NOW, ()) in nodes[i:]
-    assert perf_counter() - began < 4.0
+    assert perf_counter() - began < 12.0
     for node in nodes:
         node.dead_until = NOW + 1
     nodes[-1].dead_until = 0.0
