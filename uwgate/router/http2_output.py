@@ -42,7 +42,7 @@ class Output(KnownClient):
     def __init__(self, gateway: HttpGateway, constants: bytes) -> None:
         super().__init__(gateway, constants)
         self.transport: asyncio.Transport
-        self.out: list[bytes] = []
+        self.out: list[bytes | memoryview] = []
         self.scheduled = False
         self.blocked = False
         self.streams: dict[int, Http2Stream] = {}
@@ -164,11 +164,14 @@ class Output(KnownClient):
             room = min(own.send, windows.send, self.max_frame, most - sent)
             if room <= 0:
                 break
-            piece = queue.popleft()
+            piece = queue[0]
             size = len(piece)
             if size > room:
-                queue.appendleft(piece[room:])
-                piece, size = piece[:room], room
+                view = memoryview(piece)  # a slice of bytes would copy what is left each time
+                queue[0] = view[room:]
+                piece, size = view[:room], room
+            else:
+                queue.popleft()
             last = stream.ended and not queue and not stream.trailer
             out += (data_header(stream.id, size, end=last), piece)
             own.send -= size

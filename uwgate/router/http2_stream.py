@@ -70,7 +70,7 @@ class Http2Stream:
         self.tls_lines = connection.tls_lines
         self.uwsgi_constants = connection.uwsgi_constants
         self.windows = Windows(0, 0)
-        self.queue: deque[bytes] = deque()
+        self.queue: deque[bytes | memoryview] = deque()
         self.held: list[bytes] = []  # of the request's body, while the exchange does not take it
         self.deadline = 0.0
         self.due = 0
