@@ -213,8 +213,10 @@ class Trial:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             due += self._options.every
             tasks.append(asyncio.create_task(self._reload()))
-            if self._contender.name == "fork":
-                await tasks[-1]  # or two old masters would share the place of one
+            if self._contender.name in ("fork", "version"):
+                # Or two old masters would share the place of one, and a master that is importing
+                # would get modules of two versions.
+                await tasks[-1]
                 due = max(due, time.monotonic())
         await asyncio.gather(*tasks)
 

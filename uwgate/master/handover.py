@@ -193,10 +193,23 @@ def take(environ: MutableMapping[str, str]) -> Handover | None:
         with contextlib.suppress(OSError):
             os.close(file)
     handover.mode = mode  # type: ignore[assignment]
+    _close_unknown(handover.descriptors())
     for fd in handover.descriptors():
         with contextlib.suppress(OSError):
             os.set_inheritable(fd, False)
     return handover
+
+
+def _close_unknown(known: set[int]) -> None:
+    """Of what only a newer uwgate knows the name, and an older one has passed on with it: processes
+    and memory of ours, nothing else that came with the start."""
+    for entry in os.listdir("/proc/self/fd"):
+        number = int(entry)
+        with contextlib.suppress(OSError):
+            what = os.readlink(f"/proc/self/fd/{number}")
+            ours = what == "anon_inode:[pidfd]" or what.startswith("/memfd:uwgate-")
+            if ours and number not in known and os.get_inheritable(number):
+                os.close(number)
 
 
 def _read(file: int) -> bytes:

@@ -225,3 +225,20 @@ def test_listen_stream_80_is_both_addresses() -> None:
     with socket.socket() as only:
         each = HandedSocket("0.0.0.0:80", "stream", [only.fileno()], foreign=True)
         assert Inherited([each]).take(Endpoint("tcp", "x", port=80), "stream", "[::]:80") is None
+
+
+def test_what_an_older_version_has_passed_on_unknowingly_is_closed() -> None:
+    environ: dict[str, str] = {}
+    given = Handover("9.9")
+    kept, lost = os.memfd_create("uwgate-kept"), os.memfd_create("uwgate-lost")
+    other, pidfd = os.memfd_create("other"), os.pidfd_open(os.getpid())
+    for each in (lost, other, pidfd):
+        os.set_inheritable(each, True)
+    given.fds = [kept]
+    handover.prepare(given, handover.write(given), environ, "")
+    assert handover.take(environ) is not None
+    os.close(kept)
+    os.close(other)
+    for each in (lost, pidfd):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(each)
