@@ -13,6 +13,7 @@ from pathlib import Path
 
 from support.client import Address, Client
 from support.waiting import DEADLINE, free_port, wait_until
+from support.zygote import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,15 +38,19 @@ class Gateway:
         self.command = [sys.executable, "-m", "uwgate", option, self.listen, *options]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._stopped = False
+        self.process: subprocess.Popen[bytes] | Forked
         try:
-            self.process = subprocess.Popen(
-                self.command,
-                cwd=ROOT,
-                env={**os.environ, **(env or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-            )
+            if env is None:
+                self.process = Forked(self.command[3:], self._log.fileno())
+            else:
+                self.process = subprocess.Popen(
+                    self.command,
+                    cwd=ROOT,
+                    env={**os.environ, **env},
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log,
+                    stderr=self._log,
+                )
         except BaseException:
             self._log.close()
             raise
