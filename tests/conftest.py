@@ -15,10 +15,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from support.nodes import RawHttpNode, RawUwsgiNode
 from support.uwgate import Gateway, StartGateway, running
+from support.zygote import measure_forked_only
 
 if os.environ.get("CI"):  # fewer than hypothesis usually makes: there is an end to CI's time
     settings.register_profile("quick", settings.get_profile("ci"), max_examples=30)
     settings.load_profile("quick")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _measured() -> None:
+    measure_forked_only()
 
 
 @pytest.fixture

@@ -34,7 +34,13 @@ class Forked:
         self.returncode: int | None = None
         self._reports, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            socket.send_fds(_server(), [json.dumps(words).encode()], [log, theirs.fileno()])
+            message, descriptors = [json.dumps(words).encode()], [log, theirs.fileno()]
+            try:
+                socket.send_fds(_server(), message, descriptors)
+            except OSError as error:
+                print(f"\nthe zygote is gone ({error}); another one", file=sys.__stderr__)
+                _end(os.getpid())
+                socket.send_fds(_server(), message, descriptors)
         self.pid = self._number()
 
     def _number(self) -> int:
@@ -74,6 +80,17 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+_MEASURING = "COVERAGE_PROCESS_CONFIG"
+_measured: dict[str, str] = {}
+
+
+def measure_forked_only() -> None:
+    """From here on, of the processes that tests start only those that are forked are measured:
+    starting to costs more than what most of the others do."""
+    if _MEASURING in os.environ:
+        _measured[_MEASURING] = os.environ.pop(_MEASURING)
+
+
 _servers: dict[int, tuple[subprocess.Popen[bytes], socket.socket]] = {}
 
 
@@ -84,9 +101,9 @@ def _server() -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-c", _SERVE],
+                [sys.executable, "-c", _SERVE, "uwgate"],
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
+                env={**os.environ, **_measured, "PYTHONPATH": str(ROOT / "tests")},
                 stdin=theirs,
             )
         _servers[pid] = process, ours
@@ -95,7 +112,7 @@ def _server() -> socket.socket:
 
 
 def _end(pid: int) -> None:
-    if pid == os.getpid():
+    if pid == os.getpid() and pid in _servers:
         process, ours = _servers.pop(pid)
         ours.close()
         process.wait(10)
@@ -103,7 +120,8 @@ def _end(pid: int) -> None:
 
 def main() -> None:
     """The zygote: forks for every message on standard input, until that ends."""
-    os.environ.pop("PYTHONPATH", None)
+    for name in (_MEASURING, "PYTHONPATH"):
+        os.environ.pop(name, None)
     sys.path.insert(0, str(ROOT))
     import uwgate.cli
     import uwgate.master.supervisor
