@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from support.nodes import RawHttpNode, RawUwsgiNode
 from support.uwgate import Gateway, StartGateway, running
-from support.zygote import measure_forked_only
+from support.zygote import measure_little
 
 if os.environ.get("CI"):  # fewer than hypothesis usually makes: there is an end to CI's time
     settings.register_profile("quick", settings.get_profile("ci"), max_examples=30)
@@ -24,7 +24,7 @@ if os.environ.get("CI"):  # fewer than hypothesis usually makes: there is an end
 
 @pytest.fixture(scope="session", autouse=True)
 def _measured() -> None:
-    measure_forked_only()
+    measure_little()
 
 
 @pytest.fixture
