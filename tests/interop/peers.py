@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from support.waiting import free_port, wait_until
 
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 APPS = Path(__file__).parent / "apps"
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,6 +61,18 @@ def accepts(address: str) -> bool:
         except OSError:
             return False
         return True
+
+
+def start_browser(url: str, profile: Path, *options: str) -> subprocess.Popen[bytes]:
+    """A Chromium without a window, in a process group of its own; skips where there is none."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip("no chromium")
+    words = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+             "--no-first-run", "--mute-audio", "--disable-background-networking",
+             f"--user-data-dir={profile}", "--remote-debugging-port=0", *options, url]  # fmt: skip
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([browser, *words], **quiet, start_new_session=True)
 
 
 @dataclass(slots=True)
@@ -130,12 +143,13 @@ def uwsgi(
     where: Path,
     *addresses: str,
     name: str = "uwsgi",
+    module: str = "workhorse",
     threads: int = 8,
     options: Sequence[str] = (),
 ) -> Iterator[Peer]:
-    """Real uWSGI with the workhorse application, listening in the uwsgi protocol."""
+    """Real uWSGI with an application of ``apps``, listening in the uwsgi protocol."""
     argv = [script("uwsgi"), "--master", "--die-on-term", "--need-app", "--vacuum"]
-    argv += ["--pythonpath", str(APPS), "--module", "workhorse"]
+    argv += ["--pythonpath", str(APPS), "--module", module]
     argv += ["--threads", str(threads), "--buffer-size", "65535", "--max-vars", "256"]
     for address in addresses:
         argv += ["--uwsgi-socket", address]

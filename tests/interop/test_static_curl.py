@@ -7,9 +7,7 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import signal
-import subprocess
 import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,12 +20,11 @@ from support.files import CHANGED, write
 from support.uwgate import Gateway, running
 from support.waiting import wait_until
 
-from interop.peers import curl
+from interop.peers import curl, start_browser
 
 BYTES = random.Random(23).randbytes(3_000_000)
 TEXT = b"".join(b"line %d\n" % number for number in range(20_000))
 WAYS = {"sendfile": (), "reading": ("--disable-sendfile",), "threads": ("--offload-threads=2",)}
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 
 @dataclass
@@ -198,13 +195,9 @@ def _furnish(root: Path) -> None:
         sound.writeframes(random.Random(24).randbytes(200 * 44_100 * 2))
 
 
-def _browse(browser: str, site: Site, profile: Path) -> dict[str, object]:
+def _browse(site: Site, profile: Path) -> dict[str, object]:
     """What the page's script has asked for in the end, as the log has it."""
-    words = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-             "--no-first-run", "--mute-audio", "--disable-background-networking",
-             f"--user-data-dir={profile}", "--remote-debugging-port=0", site.url("/")]  # fmt: skip
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([browser, *words], **quiet, start_new_session=True)
+    process = start_browser(site.url("/"), profile)
 
     def said() -> list[str]:
         lines = [json.loads(line)["target"] for line in site.log.read_text().splitlines()]
@@ -223,14 +216,11 @@ def _browse(browser: str, site: Site, profile: Path) -> dict[str, object]:
 @pytest.mark.parametrize("way", WAYS)
 def test_a_browser_seeks(way: str, tmp_path: Path) -> None:
     """Types, modules, variants, and the end of a sound without all that is before it."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip("no chromium")
     root = tmp_path / "root"
     root.mkdir()
     _furnish(root)
     for site in _serving(root, "--static-index=index.html", *WAYS[way]):
-        said = _browse(browser, site, tmp_path / "profile")
+        said = _browse(site, tmp_path / "profile")
         assert said == {
             "value": 7,
             "duration": 200,

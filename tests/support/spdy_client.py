@@ -217,7 +217,7 @@ class SpdyClient:
             piece = self.sock.recv(65536)
         except ssl.SSLWantReadError:
             return  # half a record, in a flood
-        except (ConnectionError, ssl.SSLError):
+        except (ConnectionError, ssl.SSLEOFError):
             piece = b""
         self.closed = not piece
         self._buffer += piece

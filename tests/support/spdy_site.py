@@ -59,8 +59,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def http_site(authority: Authority) -> Iterator[Site]:
-    """Before an HTTP node, where that makes no difference. 2 s for a header section, 40 streams."""
-    options = ("--http-headers-timeout", "2", "--http2-max-streams", "40")
+    """Before an HTTP node, where that makes no difference. 40 streams; 3 s for a header section,
+    of which a handshake has half a second at least."""
+    options = ("--http-headers-timeout", "3", "--http2-max-streams", "40")
     with RawHttpNode() as node, speaking_spdy(authority, node, *options) as site:
         yield site
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from h2.errors import ErrorCodes
+from support import http2_raw
 from support.http2_client import Http2Client, Response
 from support.nodes import NODES, Connection, RawHttpNode, Seen, SeenUwsgi, held, response, silent
 from support.reloading import reloadable
@@ -163,6 +164,21 @@ def test_refusals(
     # The connection goes on.
     assert client.ask().status == 200
     assert len(pair.node.seen) == 1
+
+
+def test_what_comes_behind_an_early_answer(pair: Pair) -> None:
+    """The rest of its request is read, and WINDOW_UPDATE is no reason to say its end again."""
+    address = pair.gateway.address
+    assert not isinstance(address, str)
+    with http2_raw.connected(address) as client:
+        client.send(client.headers(1, http2_raw.fields("POST", "/#"), end=False))
+        assert client.finished().status == 400
+        seen = len(client.seen)
+        client.send(http2_raw.window_update(1, 1000), http2_raw.data(1, bytes(1000), end=False))
+        client.assert_alive()
+        client.send(http2_raw.data(1, b"", end=True))
+        client.assert_alive()
+        assert [frame.stream_id for frame in client.seen[seen:]] == [0, 0], client.story()
 
 
 def test_no_node(start_gateway: StartGateway) -> None:

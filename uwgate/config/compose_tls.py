@@ -55,9 +55,6 @@ def listener(each: Value, found: Found, problems: Problems) -> ListenerSettings:
     assert isinstance(value, Https)
     for note in value.notes:
         problems.warn(item.origin, item.key, note)
-    if value.spdy:
-        message = "spdy comes in a later version; until then clients get HTTP/2 or HTTP/1.1"
-        problems.warn(item.origin, item.key, message)
     _check_pair(each, value.pair, found, problems.error)
     context = _contexts(found).get(id(each)) or f"http-{value.endpoint.text}"
     return ListenerSettings(value.endpoint, tls=ListenerTls(value.pair, context, value.spdy))

@@ -30,7 +30,7 @@ class ListenerTls:
     """TLS of one listener (``https``, ``https2``).
 
     ``context``: ``https-session-context``, else ``http-<address>``; listeners that share it resume
-    each other's sessions.
+    each other's sessions. ``spdy``: offer SPDY/3.1, too.
     """
 
     pair: PairSettings

@@ -1,4 +1,4 @@
-"""Metrics of HTTP/2."""
+"""Metrics of HTTP/2 and SPDY."""
 
 from __future__ import annotations
 
@@ -7,31 +7,40 @@ from collections.abc import Iterator
 from uwgate.observe.exposition import Family
 from uwgate.observe.sums import Sums
 
-# (name without prefix, kind, key of Tally.snapshot, help)
+# (name behind that of the protocol, kind, help)
 _METRICS = (
-    ("http2_connections", "gauge", "http2_connections", "Connections that speak HTTP/2 now."),
-    ("http2_streams", "gauge", "http2_streams", "Streams of HTTP/2 that are not over."),
-    ("http2_requests_total", "counter", "http2_requests", "Requests that came over HTTP/2."),
+    ("connections", "gauge", "Connections that speak {} now."),
+    ("streams", "gauge", "Streams of {} that are not over."),
+    ("requests", "counter", "Requests that came over {}."),
 )
 
 
 def families(sums: Sums) -> Iterator[Family]:
-    """Nothing where nobody has ever spoken HTTP/2."""
+    """Nothing of a protocol that nobody has ever spoken."""
+    yield from _families("http2", "HTTP/2", sums, sums.resets, sums.goaways)
+    yield from _families("spdy", "SPDY", sums, sums.spdy_resets, sums.spdy_goaways)
+
+
+def _families(
+    protocol: str, title: str, sums: Sums, resets: dict[str, int], goaways: dict[str, int]
+) -> Iterator[Family]:
     counters = sums.counters
-    if not (counters.get("http2_requests") or counters.get("http2_connections")):
+    if not (counters.get(f"{protocol}_requests") or counters.get(f"{protocol}_connections")):
         return
-    for name, kind, key, text in _METRICS:
-        yield name, kind, text, [({}, counters.get(key, 0))]
-    resets = [(name.partition(":"), count) for name, count in sorted(sums.resets.items())]
+    for key, kind, text in _METRICS:
+        name = f"{protocol}_{key}"
+        shown = f"{name}_total" if kind == "counter" else name
+        yield shown, kind, text.format(title), [({}, counters.get(name, 0))]
+    parts = [(name.partition(":"), count) for name, count in sorted(resets.items())]
     yield (
-        "http2_resets_total",
+        f"{protocol}_resets_total",
         "counter",
-        "Streams that the client or the gateway has ended early, by error code.",
-        [({"side": side, "code": code}, count) for (side, _, code), count in resets],
+        f"Streams of {title} that the client or the gateway has ended early, by error code.",
+        [({"side": side, "code": code}, count) for (side, _, code), count in parts],
     )
     yield (
-        "http2_goaways_total",
+        f"{protocol}_goaways_total",
         "counter",
-        "Connections that the gateway has ended (GOAWAY), by error code.",
-        [({"code": code}, count) for code, count in sorted(sums.goaways.items())],
+        f"Connections of {title} that the gateway has ended (GOAWAY), by error code.",
+        [({"code": code}, count) for code, count in sorted(goaways.items())],
     )

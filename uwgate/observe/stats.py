@@ -144,7 +144,9 @@ def document(
     if sums.tls is not None:
         value["tls"] = _handshakes(sums) | _tls(sums.tls)
     if sums.counters.get("http2_requests") or sums.counters.get("http2_connections"):
-        value["http2"] = _http2(sums)
+        value["http2"] = _multiplexed("http2", sums, sums.resets, sums.goaways)
+    if sums.counters.get("spdy_requests") or sums.counters.get("spdy_connections"):
+        value["spdy"] = _multiplexed("spdy", sums, sums.spdy_resets, sums.spdy_goaways)
     if sums.static is not None:
         value["static"] = dict(sums.static)
     value["workers"] = [_worker(worker) for worker in totals.workers]
@@ -159,14 +161,16 @@ def _tallies(tallies: Tallies) -> dict[str, object]:
     }
 
 
-def _http2(sums: Sums) -> dict[str, object]:
-    counters = sums.counters
+def _multiplexed(
+    protocol: str, sums: Sums, resets: dict[str, int], goaways: dict[str, int]
+) -> dict[str, object]:
     return {
-        "connections": counters.get("http2_connections", 0),
-        "streams": counters.get("http2_streams", 0),
-        "requests": counters.get("http2_requests", 0),
-        "resets": dict(sorted(sums.resets.items())),
-        "goaways": dict(sorted(sums.goaways.items())),
+        **{
+            name: sums.counters.get(f"{protocol}_{name}", 0)
+            for name in ("connections", "streams", "requests")
+        },
+        "resets": dict(sorted(resets.items())),
+        "goaways": dict(sorted(goaways.items())),
     }
 
 

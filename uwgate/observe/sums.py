@@ -23,7 +23,12 @@ Snapshot = dict[str, Any]
 {"sent": int, "failed": int}}}``; what is behind ``nodes`` only where there is something to say.
 A worker that never answered has no ``gateways`` (or no such key)."""
 
-GAUGES = frozenset({"connections", "active_requests", "http2_connections", "http2_streams"})
+GAUGES = frozenset(
+    (
+        *("connections", "active_requests", "http2_connections", "http2_streams"),
+        *("spdy_connections", "spdy_streams"),
+    )
+)
 STORE_GAUGES = frozenset({"connected"})
 FILE_GAUGES = frozenset({"entries", "cached_bytes", "descriptors"})
 _MOST_NAMES = 1_000
@@ -152,6 +157,8 @@ class Tallies:
     resumed: dict[str, int] = field(default_factory=dict)
     resets: dict[str, int] = field(default_factory=dict)
     goaways: dict[str, int] = field(default_factory=dict)
+    spdy_resets: dict[str, int] = field(default_factory=dict)
+    spdy_goaways: dict[str, int] = field(default_factory=dict)
 
     def add_tally(self, tally: Snapshot, *, gauges: bool) -> None:
         """Add one gateway of one worker."""
@@ -169,6 +176,8 @@ class Tallies:
         add_each(self.resumed, mapping(tally, "tls_resumed"))
         add_each(self.resets, mapping(tally, "http2_resets"))
         add_each(self.goaways, mapping(tally, "http2_goaways"))
+        add_each(self.spdy_resets, mapping(tally, "spdy_resets"))
+        add_each(self.spdy_goaways, mapping(tally, "spdy_goaways"))
 
     def tally(self) -> Snapshot:
         """What outlives a worker, as `add_tally` takes it."""
@@ -179,6 +188,8 @@ class Tallies:
             "tls_resumed": self.resumed,
             "http2_resets": self.resets,
             "http2_goaways": self.goaways,
+            "spdy_resets": self.spdy_resets,
+            "spdy_goaways": self.spdy_goaways,
         }
 
     def carry_tallies(self, other: Tallies) -> None:
@@ -190,6 +201,8 @@ class Tallies:
         add_each(self.resumed, other.resumed)
         add_each(self.resets, other.resets)
         add_each(self.goaways, other.goaways)
+        add_each(self.spdy_resets, other.spdy_resets)
+        add_each(self.spdy_goaways, other.spdy_goaways)
 
 
 class CertificateKey(NamedTuple):

@@ -19,6 +19,8 @@ Fields = tuple[Field, ...]
 
 DEFAULT_TABLE = 4096
 """Bytes of a dynamic table, until SETTINGS_HEADER_TABLE_SIZE says otherwise (RFC 9113 §6.5.2)."""
+EMPTY_TABLE = b"\x20"
+"""What a block begins with after which there is no dynamic table (RFC 7541 §6.3)."""
 OVERHEAD = 32
 """Bytes that every entry counts more than it has (RFC 7541 §4.1)."""
 
@@ -47,7 +49,11 @@ class HpackError(ValueError):
 
 
 class FieldListTooLarge(ValueError):
-    """More fields than allowed; the dynamic table is in step, and the connection may go on."""
+    """More ``fields`` than allowed; the dynamic table is in step, and the connection may go on."""
+
+    def __init__(self, reason: str, fields: Fields) -> None:
+        super().__init__(reason)
+        self.fields = fields
 
 
 class _State:
@@ -223,7 +229,7 @@ class Decoder:
 def _too_large(fields: Fields, limit: int) -> HpackError | FieldListTooLarge:
     if len(fields) > limit // OVERHEAD * 2:
         return HpackError("far too many fields")
-    return FieldListTooLarge(f"more than {limit} bytes of fields")
+    return FieldListTooLarge(f"more than {limit} bytes of fields", fields)
 
 
 def list_size(fields: Fields) -> int:

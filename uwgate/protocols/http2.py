@@ -24,6 +24,7 @@ PADDED = 0x8
 PRIORITISED = 0x20
 SELF_DEPENDENT = 0x100
 """No flag of the wire: HEADERS that depends on its own stream (RFC 9113 §5.3.2, formerly)."""
+_ALONE = END_HEADERS | PADDED | PRIORITISED
 
 MAX_WINDOW = (1 << 31) - 1
 DEFAULT_WINDOW = 65535
@@ -140,13 +141,17 @@ class FrameReader:
             while end - pos >= 9:
                 high, low, kind, flags, stream = _HEADER.unpack_from(data, pos)
                 size = high << 8 | low
+                stream &= MAX_WINDOW  # a reserved bit
                 if size > self.max_frame:
                     raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
                 if end - pos - 9 < size:
                     break
                 payload = data[pos + 9 : pos + 9 + size]
                 pos += 9 + size
-                frame = self._frame(kind, flags, stream & MAX_WINDOW, payload, size)
+                if kind == HEADERS and flags & _ALONE == END_HEADERS and stream and not self._first:
+                    frames.append(Frame(HEADERS, flags, stream, payload, size))
+                    continue
+                frame = self._frame(kind, flags, stream, payload, size)
                 if frame is not None:
                     frames.append(frame)
         except Http2Error as error:

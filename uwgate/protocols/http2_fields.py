@@ -42,14 +42,14 @@ class FieldError(ValueError):
 
 class RequestHead:
     """``line``, ``raw``: request line without its CRLF, and block, as of HTTP/1.1. ``length``: of
-    the body in bytes, as Content-Length says, UNKNOWN without one. ``priority``: the value of that
-    field (RFC 9218), b"" without one. ``websocket``: an extended CONNECT (RFC 8441): ``raw`` is
-    that of an upgrade then."""
+    the body in bytes, as Content-Length says, UNKNOWN without one. ``method``: of the line.
+    ``priority``: the value of that field (RFC 9218), b"" without one. ``websocket``: an extended
+    CONNECT (RFC 8441): ``raw`` is that of an upgrade then."""
 
-    __slots__ = ("length", "line", "priority", "raw", "websocket")
+    __slots__ = ("length", "line", "method", "priority", "raw", "websocket")
 
     def __init__(self) -> None:
-        self.line = self.raw = self.priority = b""
+        self.line = self.method = self.raw = self.priority = b""
         self.length = UNKNOWN
         self.websocket = False
 
@@ -126,6 +126,7 @@ def _head(
         raise FieldError("no path")
     if head.websocket:
         method = b"GET"
+    head.method = method
     head.line = b"%b %b HTTP/1.1" % (method, path)
     lines[1] = b"Host: " + _host(pseudo.get(b":authority"), special.get(b"host", []))
     if special:
@@ -172,6 +173,8 @@ def _special(head: RequestHead, lines: list[bytes], special: dict[bytes, list[by
     if lengths is not None:
         if len(lengths) > 1 or CONTENT_LENGTH.fullmatch(lengths[0]) is None:
             raise FieldError("Content-Length")
+        if head.websocket:
+            raise FieldError("Content-Length of a tunnel")
         head.length = int(lengths[0])
         lines.append(b"Content-Length: " + lengths[0])
     cookies = special.get(b"cookie")

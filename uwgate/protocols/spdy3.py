@@ -50,6 +50,7 @@ from uwgate.protocols.spdy3_names import (
 )
 
 __all__ = [
+    "ALPN",
     "DICTIONARY",
     "INITIAL_WINDOW",
     "INITIAL_WINDOW_SIZE",
@@ -80,6 +81,7 @@ __all__ = [
     "SynStream",
     "WindowUpdate",
     "data_frame",
+    "data_header",
     "goaway_frame",
     "ping_frame",
     "request_of",
@@ -87,6 +89,9 @@ __all__ = [
     "settings_frame",
     "window_update_frame",
 ]
+
+ALPN = "spdy/3.1"
+"""How it is called in TLS."""
 
 MAX_CONTROL = 16384
 """Bytes behind the header of the longest control frame that is read, unless told otherwise; the
@@ -215,9 +220,10 @@ class SpdyReader:
     that was ever announced. ``limit``: bytes of a decompressed block.
 
     ``last_stream_id``: of the last SYN_STREAM, erroneous or not, 0 before: what GOAWAY tells.
+    ``skipped``: frames of unknown types so far, which cost the sender nothing: for who counts them.
     """
 
-    __slots__ = ("_blocks", "_ended", "_max_control", "_max_data", "last_stream_id")
+    __slots__ = ("_blocks", "_ended", "_max_control", "_max_data", "last_stream_id", "skipped")
 
     def __init__(
         self,
@@ -227,6 +233,7 @@ class SpdyReader:
         limit: int = MAX_BLOCK,
     ) -> None:
         self.last_stream_id = 0
+        self.skipped = 0
         self._max_control = max_control
         self._max_data = max_data
         self._blocks = BlockReader(limit)
@@ -270,7 +277,25 @@ class SpdyReader:
             kind = _KINDS.get(first & 0xFFFF)
             if kind is not None:
                 return kind.read(self, flags, body)
+            self.skipped += 1
         return None
+
+    @staticmethod
+    def slow(buffer: bytearray) -> bool:
+        """Whether a frame other than data has begun and is not complete; for what ``next_frame``
+        has left."""
+        return 0 < len(buffer) < 8 or buffer[:1] >= b"\x80"
+
+    @staticmethod
+    def part(buffer: bytearray) -> Data | None:
+        """Take from ``buffer``, in which ``next_frame`` has found no whole frame, what is there of
+        the content of a data frame, and leave a frame with the rest; None if there is nothing."""
+        if len(buffer) <= 8 or buffer[0] & 0x80:
+            return None
+        stream_id, second = _U64.unpack_from(buffer)
+        data = bytes(memoryview(buffer)[8:])
+        buffer[:] = _U64.pack(stream_id, second - len(data))
+        return Data(stream_id, False, data)
 
     def _check_data(self, stream_id: int, flags: int, length: int) -> None:
         if not stream_id:
@@ -431,6 +456,11 @@ def _framed(first: int, flags: int, body: bytes) -> bytes:
 def data_frame(stream_id: int, data: bytes, *, fin: bool = False) -> bytes:
     """DATA (2.2.2): at most what both windows leave. Raises ValueError: 16 MiB or more."""
     return _framed(stream_id, fin, data)
+
+
+def data_header(stream_id: int, size: int, *, end: bool) -> bytes:
+    """The header of a DATA frame of ``size`` bytes, below 16 MiB. ``end``: FIN."""
+    return _U64.pack(stream_id, end << 24 | size)
 
 
 def rst_stream_frame(stream_id: int, status: int) -> bytes:

@@ -158,24 +158,32 @@ def _malformed(stream_id: int, message: str) -> SpdyStreamError:
 class BlockReader:
     """Reads the blocks that a peer sends in one session, in the order in which they come.
 
-    ``limit``: bytes that a block may have, decompressed.
+    ``limit``: bytes that a block may have, decompressed. It may have a field for each 32 of them,
+    and 16: compressed, a few bytes can be any number of fields.
     """
 
-    __slots__ = ("_inflate", "_limit")
+    __slots__ = ("_inflate", "_limit", "_most")
 
     def __init__(self, limit: int = MAX_BLOCK) -> None:
         self._limit = limit
+        self._most = 16 + limit // 32  # fields
         self._inflate = zlib.decompressobj(zdict=DICTIONARY)
 
     def read(self, data: bytes, stream_id: int) -> tuple[Field, ...]:
         """The fields in ``data``, a compressed block; one for each value, in order.
 
         No data is a block without fields (2.6.7: the shortest HEADERS frame).
-        Raises SpdyError: not a block, or more than ``limit`` bytes; there is no reading on.
+        Raises SpdyError: not a block, or more than ``limit`` bytes or so many fields; there is no
+        reading on.
         Raises SpdyStreamError: a name is empty, twice there, not in lower case or no token, or a
         value begins or ends with NUL, has two of them in a row or a control byte.
         """
-        return _fields(self._pairs(data), stream_id) if data else ()
+        if not data:
+            return ()
+        pairs = self._pairs(data)
+        if sum(value.count(0) + 1 for _, value in pairs) > self._most:
+            raise SpdyError("a name/value block has too many values")
+        return _fields(pairs, stream_id)
 
     def _pairs(self, data: bytes) -> list[Field]:
         """The pairs as they stand in the block."""
@@ -192,7 +200,10 @@ class BlockReader:
         pairs: list[Field] = []
         pos = 4
         try:
-            for _ in range(_u32(block)[0]):
+            count = _u32(block)[0]
+            if count > self._most:
+                raise SpdyError("a name/value block has too many pairs")
+            for _ in range(count):
                 start = pos + 4
                 stop = start + _u32(block, pos)[0]
                 pos = stop + 4 + _u32(block, stop)[0]

@@ -230,8 +230,9 @@ class Attempts:
                 self.request_data(payload)
                 if self.spool is None:  # refused
                     return
+        ended = self.request_ended
         self.resume_front()
-        if self.request_ended:
+        if ended:
             self.request_end(self.trailer)
 
     def connect(self, node: Node) -> None:

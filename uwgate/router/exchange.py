@@ -208,11 +208,12 @@ class Exchange(Attempts):
             return
         if self.block.expect:
             heads.expect(self)
+        ended = self.request_ended
         self.resume_front()  # first: the back may ask for a pause again
         pending, self.pending, self.pending_size = self.pending, [], 0
         for payload in pending:
             back.body(payload)
-        if self.request_ended:
+        if ended:
             back.body_end(self.trailer)
 
     def whole(self, head: ResponseHead, data: bytes, end: int) -> None:
@@ -263,7 +264,7 @@ class Exchange(Attempts):
         if ended:
             self.back = None
         self.front.respond(head, payload, ended and not trailer)
-        if ended:
+        if ended and self.phase != IDLE:  # the front may have refused it
             self._finish()
             self.front.end(trailer)
 

@@ -10,6 +10,7 @@ from uwgate.protocols.uwsgi import packet, request_line_vars, var
 if TYPE_CHECKING:
     from uwgate.router.exchange import Exchange
 
+_NEWER = (b"HTTP/2.0", b"SPDY/3.1")
 _CHUNKED_VAR = var(b"HTTP_TRANSFER_ENCODING", b"chunked")
 _EXPECT_VAR = var(b"HTTP_EXPECT", b"100-continue")
 _UPGRADE_VAR = var(b"HTTP_CONNECTION", b"Upgrade")
@@ -63,7 +64,7 @@ def uwsgi_packet(exchange: Exchange) -> bytes:
     line = request.variables
     if not line:
         # uWSGI repeats it in its status line; HTTP nodes are spoken to in HTTP/1.1, too.
-        protocol = b"HTTP/1.1" if request.protocol == b"HTTP/2.0" else request.protocol
+        protocol = b"HTTP/1.1" if request.protocol in _NEWER else request.protocol
         line = request.variables = request_line_vars(request.method, request.target, protocol)
     settings = gateway.settings
     modifier1 = settings.modifier1 or node.modifier1

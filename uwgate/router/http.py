@@ -24,6 +24,7 @@ from uwgate.protocols.http1_request import (
     parse_request_line,
 )
 from uwgate.protocols.http1_response import ResponseParser, ResponsePolicy
+from uwgate.protocols.spdy3 import ALPN as SPDY
 from uwgate.protocols.uwsgi import var
 from uwgate.router.acceptor import Acceptor
 from uwgate.router.affinity import Sticky
@@ -37,6 +38,8 @@ from uwgate.router.http1_responses import KEPT_HEAD, Http1Responses
 from uwgate.router.http2_connection import Http2Connection
 from uwgate.router.http2_shared import Http2Shared
 from uwgate.router.redirect import RedirectFront
+from uwgate.router.spdy_connection import SpdyConnection
+from uwgate.router.spdy_stream import SpdyShared
 from uwgate.router.static_exchange import StaticExchange
 from uwgate.router.tls_accept import Fronts, TlsConnection, TlsDoor
 from uwgate.subscriptions.table import FILES, JOIN, LEAVE, NOTHING, Change, certificate
@@ -214,7 +217,7 @@ class HttpGateway(Gateway):
         )
         settings = listener.settings
         if settings.tls is not None:
-            fronts = self._tls_fronts(constants)
+            fronts = self._tls_fronts(constants, spdy=settings.tls.spdy)
             return Acceptor(self, sock, TlsDoor(self, settings.tls, fronts).welcome)
         front: Callable[[], Http1Front] = partial(Http1Front, self, constants)
         if settings.redirect is not None:
@@ -223,7 +226,7 @@ class HttpGateway(Gateway):
             return await self.loop.create_unix_server(front, sock=sock)
         return await self.loop.create_server(front, sock=sock)
 
-    def _tls_fronts(self, constants: bytes) -> dict[str | None, Fronts]:
+    def _tls_fronts(self, constants: bytes, *, spdy: bool) -> dict[str | None, Fronts]:
         """The fronts of connections over TLS, by protocol; who negotiates none speaks HTTP/1."""
         value = self.settings.hsts
         hsts = Hsts(value) if value else None
@@ -232,6 +235,9 @@ class HttpGateway(Gateway):
             fronts[None] = partial(HstsFront, self, constants, hsts)
         if self.settings.http2.enabled:
             fronts["h2"] = partial(Http2Connection, self, constants, hsts)
+        if spdy:
+            shared = SpdyShared(self.settings.http2, self.http2.parsers)
+            fronts[SPDY] = partial(SpdyConnection, self, constants, hsts, shared)
         return fronts
 
     def drain(
@@ -259,9 +265,13 @@ class HttpGateway(Gateway):
 
     def snapshot(self) -> dict[str, object]:
         fronts = cast("set[Http1Front | Http2Connection]", self.fronts)
-        self.tally.http2_streams = sum(
-            len(front.streams) for front in fronts if isinstance(front, Http2Connection)
-        )
+        tally = self.tally
+        tally.http2_streams = tally.spdy_streams = 0
+        for front in fronts:
+            if isinstance(front, SpdyConnection):
+                tally.spdy_streams += len(front.streams)
+            elif isinstance(front, Http2Connection):
+                tally.http2_streams += len(front.streams)
         snapshot = super().snapshot()
         if self.site is not None:
             snapshot["static"] = self.site.snapshot()

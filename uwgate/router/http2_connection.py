@@ -10,7 +10,14 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from uwgate.protocols import http2
-from uwgate.protocols.hpack import Decoder, FieldListTooLarge, Fields, HpackError
+from uwgate.protocols.hpack import (
+    DEFAULT_TABLE,
+    EMPTY_TABLE,
+    Decoder,
+    FieldListTooLarge,
+    Fields,
+    HpackError,
+)
 from uwgate.protocols.http1 import Http1Error
 from uwgate.protocols.http2 import (
     ErrorCode,
@@ -20,7 +27,7 @@ from uwgate.protocols.http2 import (
     StreamError,
 )
 from uwgate.protocols.http2_fields import FieldError, response_block
-from uwgate.protocols.http2_priority import parse_priority
+from uwgate.protocols.http2_priority import Priority, parse_priority
 from uwgate.protocols.http2_streams import State, judge
 from uwgate.router.errors import FAILURES, Failure
 from uwgate.router.http1_responses import GONE
@@ -28,6 +35,7 @@ from uwgate.router.http2_ends import GONE as CLOSED
 from uwgate.router.http2_ends import OPEN, PREFACE, Ends
 from uwgate.router.http2_limits import Limits
 from uwgate.router.http2_stream import Http2Stream
+from uwgate.router.phases import IDLE, TUNNEL
 
 if TYPE_CHECKING:
     from uwgate.protocols.http1_request import RequestParser
@@ -40,14 +48,16 @@ if TYPE_CHECKING:
 _SPARE = 8  # streams that are kept for the next requests
 _PRIORITIES = 100  # of streams that have not come yet
 
+_HEAD = (b":method", b"HEAD")
 _VERSIONS = ("TLSv1.2", "TLSv1.3")  # RFC 9113 §9.2
 
 
 class Http2Connection(Ends, asyncio.Protocol):
-    """``last``: the highest stream of the client; ``streams``: those not over, by number."""
+    """``acknowledged``: the client knows our settings; ``resets``: streams that we have ended, and
+    it may not know; ``later``: priorities of streams to come."""
 
     __slots__ = (
-        "decoder", "held", "hsts", "later", "limits", "resets", "spare",
+        "acknowledged", "decoder", "held", "hsts", "later", "limits", "resets", "spare",
     )  # fmt: skip
 
     def __init__(self, gateway: HttpGateway, constants: bytes, hsts: Hsts | None = None) -> None:
@@ -56,8 +66,9 @@ class Http2Connection(Ends, asyncio.Protocol):
         self.decoder = Decoder(gateway.http2.memo)
         self.limits = Limits(gateway.clock)
         self.held = b""  # of the preface
-        self.resets: dict[int, None] = {}  # by us, lately
-        self.later: dict[int, bytes] = {}  # priorities of streams to come
+        self.acknowledged = False
+        self.resets: dict[int, None] = {}
+        self.later: dict[int, Priority] = {}
         self.spare: list[Http2Stream] = []
 
     def parser_for(self, *, trusted: bool) -> RequestParser:
@@ -74,8 +85,6 @@ class Http2Connection(Ends, asyncio.Protocol):
         self.set_client(address.encode("ascii"), port, tls=True)
         gateway.fronts.add(cast("Connection", self))
         self._start()
-        if self.tls is not None and self.tls.version not in _VERSIONS:
-            self.fail(ErrorCode.INADEQUATE_SECURITY, self.tls.version)
 
     def take_over(self, front: Http1Front, data: bytes) -> None:
         """A connection in clear text has begun with the preface: ``data`` is what came."""
@@ -92,12 +101,15 @@ class Http2Connection(Ends, asyncio.Protocol):
 
     def _start(self) -> None:
         gateway = self.gateway
-        gateway.tally.http2_connections += 1
+        self.count(1)
         self.put(gateway.http2.opening)
-        self.deadline = gateway.clock.now + gateway.settings.headers_timeout
-        gateway.clock.watch(self)
-        if gateway.draining and gateway.gently:
-            self.leave()
+        self.begin()
+        if self.tls is not None and self.tls.version not in _VERSIONS:
+            self.fail(ErrorCode.INADEQUATE_SECURITY, self.tls.version)
+
+    def count(self, change: int) -> None:
+        """A connection more or less."""
+        self.gateway.tally.http2_connections += change
 
     def data_received(self, data: bytes) -> None:
         self.gateway.tally.rx += len(data)
@@ -141,13 +153,23 @@ class Http2Connection(Ends, asyncio.Protocol):
             self.fail(error.code, str(error))
 
     def eof_received(self) -> bool:
-        return False
+        """The client sends no more; what it has asked for is still wanted."""
+        self.eof = True
+        for number, stream in list(self.streams.items()):
+            # Neither the rest of a request nor a larger window will come.
+            if stream.state == State.OPEN or (stream.queue and self.is_shut(stream)):
+                self.give_up(number)
+        if self.stage != OPEN or not self.streams:
+            return False
+        self.drain()
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         gateway = self.gateway
         gateway.fronts.discard(cast("Connection", self))
         gateway.tally.connections -= 1
-        gateway.tally.http2_connections -= 1
+        self.count(-1)
+        gateway.http2.heavy.discard(self)
         self.stage = CLOSED
         self.deadline = 0.0
         for stream in list(self.streams.values()):
@@ -173,6 +195,7 @@ class Http2Connection(Ends, asyncio.Protocol):
     def resume_writing(self) -> None:
         self.blocked = False
         if self.stage == OPEN:
+            self.rest_until(self.gateway.request_deadline)
             self.transport.resume_reading()
             self.schedule()
 
@@ -214,18 +237,18 @@ class Http2Connection(Ends, asyncio.Protocol):
         return State.RESET if stream in self.resets else State.CLOSED
 
     def _headers(self, frame: Frame) -> None:
-        number = frame.stream
+        number, long = frame.stream, False
         try:
             fields = self.decoder.decode(frame.payload, self.gateway.settings.http2.max_header_list)
         except HpackError as error:
             raise Http2Error(ErrorCode.COMPRESSION_ERROR, str(error)) from None
-        except FieldListTooLarge:
-            fields = None
+        except FieldListTooLarge as error:
+            fields, long = error.fields, True
         ended = bool(frame.flags & http2.END_STREAM)
         state = self.state_of(number)
         if state != State.IDLE:
             if judge(state, http2.HEADERS, number):
-                if fields is None:
+                if long:
                     raise StreamError(number, ErrorCode.ENHANCE_YOUR_CALM, "a long trailer")
                 self.streams[number].trailers(fields, ended)
             return
@@ -233,26 +256,29 @@ class Http2Connection(Ends, asyncio.Protocol):
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a stream with an even number")
         self.last = number
         if self.step == 2 and number > self.ended_at:
-            self.resets[number] = None
+            self.limits.spend()
+            self._remember(number)
             return
         if frame.flags & http2.SELF_DEPENDENT:
             raise StreamError(number, ErrorCode.PROTOCOL_ERROR, "it depends on itself")
         settings = self.gateway.settings.http2
         if len(self.streams) >= settings.max_streams or self.stalled:
             raise StreamError(number, ErrorCode.REFUSED_STREAM, "too many streams")
-        self._open(number, fields, ended=ended)
+        self._open(number, fields, ended=ended, long=long)
 
-    def _open(
-        self, number: int, fields: Fields | None, *, ended: bool
-    ) -> None:
+    def _open(self, number: int, fields: Fields, *, ended: bool, long: bool) -> None:
         gateway = self.gateway
         gateway.tally.http2_requests += 1
         stream = self.spare.pop() if self.spare else Http2Stream(self)
         stream.id = number
         stream.state = State.HALF_CLOSED if ended else State.OPEN
-        stream.windows.reset(self.initial_window, gateway.settings.http2.window)
+        windows = stream.windows
+        windows.reset(self.initial_window, gateway.settings.http2.window)
+        if not self.acknowledged:  # it may send as much as it knows of (RFC 9113 §6.9.3)
+            windows.receive = max(windows.receive, http2.DEFAULT_WINDOW)
         self.streams[number] = stream
-        if fields is None:
+        if long:
+            stream.silent = _HEAD in fields
             stream.refuse(Failure.HEAD_TOO_LARGE)
             return
         try:
@@ -260,6 +286,7 @@ class Http2Connection(Ends, asyncio.Protocol):
         except FieldError as error:
             raise StreamError(number, ErrorCode.PROTOCOL_ERROR, str(error)) from None
         except Http1Error as error:
+            stream.silent = _HEAD in fields
             stream.refuse(FAILURES[error.fault])
             return
         if self.tls is not None and not self.admits(block):
@@ -267,8 +294,10 @@ class Http2Connection(Ends, asyncio.Protocol):
             stream.refuse(Failure.MISDIRECTED)
             return
         stream.websocket = head.websocket
-        said = self.later.pop(number, b"") if self.later else b""
-        stream.begin_request(request, block, head.length, parse_priority(said or head.priority))
+        said = self.later.pop(number, None) if self.later else None
+        if said is None:
+            said = parse_priority(head.priority)
+        stream.begin_request(request, block, head.length, said)
 
     def _data(self, frame: Frame) -> None:
         number, size = frame.stream, frame.size
@@ -310,13 +339,20 @@ class Http2Connection(Ends, asyncio.Protocol):
 
     def _settings(self, frame: Frame) -> None:
         if frame.flags & http2.ACK:
+            self.acknowledged = True
             return
         self.settled = True
+        window = self.initial_window
         for name, value in http2.settings(frame.payload):
             if name == http2.INITIAL_WINDOW_SIZE:
-                self.resize_windows(value)
+                window = value
             elif name == http2.MAX_FRAME_SIZE:
                 self.max_frame = min(value, self.most_frame)
+            elif name == http2.HEADER_TABLE_SIZE and value < DEFAULT_TABLE:
+                # Ours has never had an entry; it has to be said all the same (RFC 9113 §4.3.1).
+                self.prefix = EMPTY_TABLE
+        if window != self.initial_window:  # the last one: there may be thousands in a frame
+            self.resize_windows(window)
         self.put(http2.frame(http2.SETTINGS, http2.ACK, 0))
 
     def _ping(self, frame: Frame) -> None:
@@ -362,8 +398,11 @@ class Http2Connection(Ends, asyncio.Protocol):
         stream = self.streams.get(number)
         if stream is not None:
             stream.priority = parse_priority(frame.payload[4:])
-        elif number > self.last and len(self.later) < _PRIORITIES:
-            self.later[number] = frame.payload[4:]
+        elif number > self.last:
+            if len(self.later) >= _PRIORITIES:  # of streams that were refused, maybe
+                self.later = {each: said for each, said in self.later.items() if each > self.last}
+            if len(self.later) < _PRIORITIES:
+                self.later[number] = parse_priority(frame.payload[4:])
 
     # --- for streams ------------------------------------------------------------------------------
 
@@ -373,7 +412,7 @@ class Http2Connection(Ends, asyncio.Protocol):
         if stream.state == State.OPEN:
             increment = stream.windows.done(size)
             if increment:
-                self.put(http2.window_update(stream.id, increment))
+                self.put(self.window_update(stream.id, increment))
 
     def head_block(self, head: ResponseHead) -> bytes:
         """The header block of a response that is passed on as it is."""
@@ -411,12 +450,23 @@ class Http2Connection(Ends, asyncio.Protocol):
             del resets[next(iter(resets))]
 
     def sent_all(self, stream: Http2Stream) -> None:
-        """The last byte of the response is on its way."""
+        """END_STREAM is on its way."""
+        if self.streams.get(stream.id) is not stream:
+            return  # it was reset
+        stream.said = True
+        if stream.exchange.phase == TUNNEL:
+            return  # the client goes on
         if stream.state == State.OPEN:
             stream.linger()
-            return
+        else:
+            self.over(stream)
+
+    def over(self, stream: Http2Stream) -> None:
+        """Both sides have ended."""
         self.streams.pop(stream.id, None)
-        if len(self.spare) < _SPARE and stream.exchange.phase == 0:
+        if len(self.spare) < _SPARE and stream.exchange.phase == IDLE:
+            if stream.held:  # nobody wanted it
+                self.credit_held(stream)
             stream.clear()
             self.spare.append(stream)
         else:
@@ -434,24 +484,39 @@ class Http2Connection(Ends, asyncio.Protocol):
     def drop(self, stream: Http2Stream) -> None:
         """Nobody needs it any more: nothing is left to the collector."""
         gateway = self.gateway
+        if stream.exchange.phase != IDLE:
+            stream.lost()
         stream.state = State.CLOSED
+        stream.said = True
         stream.queue.clear()
         if stream.held:
-            held, stream.held = stream.held, []
-            self.credit(sum(map(len, held)))
+            self.credit_held(stream)
         stream.queued = 0
         gateway.clock.forget(stream)
         stream.exchange = gateway.no_exchange
 
+    def give_up(self, number: int) -> None:
+        """A stream will never be over."""
+        stream = self.streams.get(number)
+        if stream is not None:
+            self.queued -= stream.queued
+            stream.lost()
+            self._forget(stream)
+
+    def credit_held(self, stream: Http2Stream) -> None:
+        """Body bytes that were kept for an exchange are not needed any more."""
+        held, stream.held = stream.held, []
+        self.credit(sum(map(len, held)))
+
     def _idle(self) -> None:
         """No stream is left."""
+        gateway = self.gateway
         if self.step == 2:
             self.close()
-            return
-        gateway = self.gateway
-        self.deadline = gateway.idle_deadline
-        if not self.due or gateway.short_idle:
-            gateway.clock.watch(self)
+        elif self.step and not gateway.gently:
+            self.drain()
+        else:
+            self.rest_until(gateway.idle_deadline)
 
 
 _HANDLERS = {

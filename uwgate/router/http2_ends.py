@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from uwgate.protocols import http2
@@ -13,8 +14,11 @@ if TYPE_CHECKING:
     from uwgate.router.http import HttpGateway
     from uwgate.router.http2_stream import Http2Stream
 
-_FOREVER = (1 << 31) - 1  # a stream: GOAWAY that refuses none yet (RFC 9113 §6.8)
+FOREVER = (1 << 31) - 1
+"""A stream: GOAWAY that refuses none yet (RFC 9113 §6.8)."""
+
 _LINGER = 2.0  # seconds that a client may read why
+_NOTICE = 1.0  # seconds between the two steps: what has been sent meanwhile is served
 
 # Stages
 PREFACE, OPEN, CLOSING, GONE = range(4)
@@ -23,10 +27,11 @@ PREFACE, OPEN, CLOSING, GONE = range(4)
 class Ends(Output):
     """``last``: the highest stream of the client. ``step``: of the end: 1 announced, 2 no stream
     behind ``ended_at`` is taken. ``settled``: the client's SETTINGS are here. ``slow_since``: a
-    frame that is no DATA has been on its way since then."""
+    frame that is no DATA has been on its way since then; ``rest``: the deadline but for that."""
 
     __slots__ = (
-        "deadline", "due", "ended_at", "last", "reader", "settled", "slow_since", "stage", "step",
+        "announced_at", "deadline", "due", "ended_at", "last", "reader", "rest", "settled",
+        "slow_since", "stage", "step",
     )  # fmt: skip
 
     def __init__(self, gateway: HttpGateway, constants: bytes) -> None:
@@ -40,7 +45,9 @@ class Ends(Output):
         self.ended_at = 0
         self.deadline = 0.0
         self.due = 0
+        self.rest = 0.0
         self.slow_since = 0.0
+        self.announced_at = 0.0
 
     # --- to be provided ---------------------------------------------------------------------------
 
@@ -59,12 +66,19 @@ class Ends(Output):
         """Requests under way."""
         return sum(stream.exchange.phase != 0 for stream in self.streams.values())
 
+    def goaway(self, last: int, code: ErrorCode, reason: str = "") -> None:
+        """GOAWAY, which is counted if it is the end."""
+        if last != FOREVER:
+            self.gateway.tally.count_goaway(code)
+        if self.step == 2:
+            last = min(last, self.ended_at)
+        self.put(http2.goaway(last, code, reason.encode("ascii", "replace")[:80]))
+
     def fail(self, code: ErrorCode, reason: str) -> None:
         """The client has broken the rules (RFC 9113 §5.4.1)."""
         if self.stage >= CLOSING:
             return
-        self.gateway.tally.count_goaway(code)
-        self.put(http2.goaway(self.last, code, reason.encode("ascii", "replace")[:80]))
+        self.goaway(self.last, code, reason)
         for stream in list(self.streams.values()):
             stream.lost()
             self.drop(stream)
@@ -78,26 +92,39 @@ class Ends(Output):
             return
         self.stage = CLOSING
         self.flush()
+        self.finished = True
         transport = self.transport
         if transport.is_closing():
             return
-        if not transport.can_write_eof():
+        if self.eof or not transport.can_write_eof():
             transport.close()
         else:
             transport.write_eof()
             transport.resume_reading()
-        self.deadline = self.gateway.clock.now + _LINGER
+        # A reset would take what is on its way from a slow client.
+        limit = self.gateway.settings.timeout if transport.get_write_buffer_size() else _LINGER
+        self.deadline = self.gateway.clock.now + limit
         self.gateway.clock.watch(self)
+
+    def begin(self) -> None:
+        """The connection is there; a gateway that drains takes what was on its way, no more."""
+        gateway = self.gateway
+        hurried = gateway.draining and not gateway.gently
+        self.rest_until(gateway.clock.now + (1.0 if hurried else gateway.settings.headers_timeout))
+        if gateway.draining:
+            self.leave()
 
     def leave(self) -> None:
         """Others serve from now on (RFC 9113 §6.8): say so, and a second later what the last stream
         was, which a client that heard of it in time has not gone beyond."""
         if self.stage >= CLOSING:
             return
+        now = time.monotonic()
         if not self.step:
             self.step = 1
-            self.put(http2.goaway(_FOREVER, ErrorCode.NO_ERROR))
-        elif self.step == 1:
+            self.announced_at = now
+            self.goaway(FOREVER, ErrorCode.NO_ERROR)
+        elif self.step == 1 and now - self.announced_at >= _NOTICE:
             self.drain()
 
     def drain(self) -> None:
@@ -106,8 +133,7 @@ class Ends(Output):
             return
         self.step = 2
         self.ended_at = self.last
-        self.gateway.tally.count_goaway(ErrorCode.NO_ERROR)
-        self.put(http2.goaway(self.last, ErrorCode.NO_ERROR))
+        self.goaway(self.last, ErrorCode.NO_ERROR)
         if not self.streams:
             self.close()
 
@@ -115,7 +141,6 @@ class Ends(Output):
         """The time is over: tunnels end between two bytes, the rest is cut."""
         for stream in list(self.streams.values()):
             if stream.websocket:
-                self.gateway.tally.errors[Failure.KILLED] += 1
                 stream.lost(Failure.KILLED)
                 self.reset(stream, ErrorCode.CANCEL)
             elif stream.exchange.phase:
@@ -135,27 +160,54 @@ class Ends(Output):
 
     def watch_slow(self) -> None:
         """A header section has to be here in the time of one, however it trickles in."""
-        if not self.reader.slow:
+        if self.reader.slow:
+            if not self.slow_since:
+                self.slow_from_now()
+        elif self.slow_since:
             self.slow_since = 0.0
-        elif not self.slow_since:
-            gateway = self.gateway
-            self.slow_since = gateway.clock.now
-            self.deadline = gateway.clock.now + gateway.settings.headers_timeout
+            self.deadline = self.rest
+
+    def slow_from_now(self) -> None:
+        """Something has begun that has to be here in the time of a header section."""
+        gateway = self.gateway
+        self.slow_since = gateway.clock.now
+        self.deadline = min(self.deadline, gateway.clock.now + gateway.settings.headers_timeout)
+        gateway.clock.watch(self)
+
+    def rest_until(self, deadline: float) -> None:
+        """The deadline is that, unless what is on its way has an earlier one."""
+        self.rest = deadline
+        self.deadline = min(self.deadline, deadline) if self.slow_since else deadline
+        gateway = self.gateway
+        if not self.due or gateway.short_idle or self.blocked:
             gateway.clock.watch(self)
 
     def expired(self) -> None:
         """The deadline passed."""
         gateway = self.gateway
         now = gateway.clock.now
-        if self.stage >= CLOSING or self.blocked:
+        if self.stage >= CLOSING:
             self.transport.abort()
+        elif self.blocked:
+            self._given_up()
         elif self.stage == PREFACE or not self.settled:
             self.fail(ErrorCode.SETTINGS_TIMEOUT, "no SETTINGS")
         elif self.slow_since and now - self.slow_since >= gateway.settings.headers_timeout:
             gateway.tally.errors[Failure.HEAD_TIMEOUT] += 1
             self.fail(ErrorCode.ENHANCE_YOUR_CALM, "a header section that does not end")
+        elif self.step == 1 and not gateway.gently:
+            self.drain()
         elif self.streams:
-            self.deadline = gateway.request_deadline
-            gateway.clock.watch(self)
+            self.rest_until(gateway.request_deadline)
         else:
             self.drain()
+
+    def _given_up(self) -> None:
+        """The client does not take what is sent."""
+        errors = self.gateway.tally.errors
+        for stream in list(self.streams.values()):
+            if stream.exchange.phase:
+                stream.lost(Failure.CLIENT_TIMEOUT)
+            else:
+                errors[Failure.CLIENT_TIMEOUT] += 1
+        self.transport.abort()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from uwgate.protocols.http1_request import RequestBlock, RequestLine
 from uwgate.protocols.http1_response import ResponseHead
-from uwgate.protocols.http2 import ErrorCode, StreamError, header_frames
+from uwgate.protocols.http2 import ErrorCode, StreamError
 from uwgate.protocols.http2_fields import (
     UNKNOWN,
     FieldError,
@@ -49,16 +49,21 @@ _RESETS = {
 
 class Http2Stream:
     """``state``: see ``http2_streams``. ``queue``: pieces of the response's body that wait for the
-    client, ``queued``: their bytes; ``ended``: nothing comes behind them but ``trailer``."""
+    client, ``queued``: their bytes; ``ended``: nothing comes behind them but ``trailer``; ``said``:
+    END_STREAM is on its way, once."""
 
     __slots__ = (
         "block", "blocked", "body_bytes", "body_since", "client", "client_port",
         "connection", "deadline", "due", "ended", "exchange", "fields", "gzip", "head_bytes",
         "held", "http_tail", "id", "left", "line", "lingering", "paused", "persist", "priority",
-        "queue", "queued", "received", "request", "scheme", "sent_bytes", "silent", "state",
+        "queue", "queued", "received", "request", "said", "scheme", "sent_bytes", "silent", "state",
         "status", "tls_lines", "trailer", "trailer_of_request", "uwsgi_constants", "waited",
         "websocket", "windows",
     )  # fmt: skip
+
+    # From text to what is sent: SPDY has something else.
+    block_of = staticmethod(response_block)
+    trailer_of = staticmethod(field_block)
 
     def __init__(self, connection: Http2Connection) -> None:
         gateway = connection.gateway
@@ -86,7 +91,7 @@ class Http2Stream:
         self.state = State.IDLE
         self.priority = DEFAULT
         self.queued = 0
-        self.left = 0
+        self.left = UNKNOWN  # a refused request has a body of any length
         self.body_bytes = self.received = 0
         self.body_since = 0.0
         self.request = None
@@ -94,7 +99,7 @@ class Http2Stream:
         self.trailer = self.trailer_of_request = b""
         self.gzip: responder.Gzip | None = None
         self.persist = True
-        self.ended = self.lingering = self.silent = False
+        self.ended = self.said = self.lingering = self.silent = False
         self.paused = self.blocked = self.waited = self.websocket = False
         self.status = self.fields = self.head_bytes = self.sent_bytes = 0
 
@@ -128,7 +133,11 @@ class Http2Stream:
 
     def body(self, payload: bytes, size: int, ended: bool) -> None:
         """DATA: ``size`` bytes of the windows. Raises StreamError."""
-        self.take_length(len(payload), ended)
+        try:
+            self.take_length(len(payload), ended)
+        except StreamError:
+            self.connection.credit(size)
+            raise
         self.body_bytes += len(payload)
         if ended:
             self.state = State.HALF_CLOSED
@@ -136,9 +145,9 @@ class Http2Stream:
         if exchange.phase == IDLE:
             self.connection.took(self, size)  # answered already
             if ended and self.lingering:
-                self.connection.sent_all(self)
+                self.connection.over(self)
             return
-        if self.paused or (self.websocket and exchange.phase != TUNNEL):
+        if self.paused or self.held or (self.websocket and exchange.phase != TUNNEL):
             self.held.append(payload)
             self.connection.took(self, size - len(payload))
             return
@@ -173,7 +182,7 @@ class Http2Stream:
             raise StreamError(self.id, ErrorCode.PROTOCOL_ERROR, str(error)) from None
         self.state = State.HALF_CLOSED
         if self.lingering:
-            self.connection.sent_all(self)
+            self.connection.over(self)
         elif self.paused or self.held:
             self.trailer_of_request = lines
         elif self.exchange.phase != IDLE:
@@ -216,11 +225,11 @@ class Http2Stream:
         """The client does not want it any more, or is gone."""
         exchange = self.exchange
         if exchange.phase != IDLE:
-            tunnel = exchange.phase == TUNNEL
+            usual = exchange.phase == TUNNEL and failure == Failure.CLIENT_CLOSED
             exchange.client_lost()
-            if not tunnel:
+            if not usual:
                 self.connection.gateway.tally.errors[failure] += 1
-            self.log(None if tunnel else failure)
+            self.log(None if usual else failure)
 
     def linger(self) -> None:
         """The response is on its way, and the request is not complete: what else comes of it is
@@ -238,8 +247,7 @@ class Http2Stream:
         gateway = self.connection.gateway
         self.exchange.forget()
         gateway.tally.errors[failure] += 1
-        self._answer(failure)
-        gateway.log_refused(cast("Connection", self), failure)
+        self._answer(failure, begun=False)
 
     def sent_some(self, size: int) -> None:
         """Bytes of the queue have been sent: the node may go on."""
@@ -323,7 +331,7 @@ class Http2Stream:
         self.silent = framing == NONE
         if self.silent and ended:
             self.ended = True
-        self._begin(head, response_block(text))
+        self._begin(head, self.block_of(text))
         if body:
             self.data(body)
 
@@ -337,7 +345,7 @@ class Http2Stream:
 
     def _send_head(self, block: bytes, *, end: bool) -> None:
         connection = self.connection
-        connection.put(header_frames(self.id, block, connection.max_frame, end=end))
+        connection.put(connection.heads(self.id, block, end=end))
 
     def informational(self, head: ResponseHead) -> None:
         """A 1xx response other than 101."""
@@ -356,7 +364,7 @@ class Http2Stream:
 
     def _interim(self, block: bytes) -> None:
         connection = self.connection
-        connection.put(header_frames(self.id, block, connection.max_frame, end=False))
+        connection.put(connection.heads(self.id, block, end=False))
 
     def data(self, payload: bytes) -> None:
         """Body bytes."""
@@ -368,17 +376,21 @@ class Http2Stream:
         self._queue(payload)
 
     def _queue(self, payload: bytes) -> None:
+        if not payload:
+            return
         connection = self.connection
         self.queue.append(payload)
         self.queued += len(payload)
         connection.enqueue(self)
         connection.queued += len(payload)
-        full = self.queued > HELD or connection.queued > connection.most_queued
-        if full and not self.blocked:
+        much = self.queued > HELD or connection.queued > connection.most_queued
+        if much and not self.blocked and connection.is_behind(self):
             back = self.exchange.back
             if back is not None:
                 self.blocked = True
                 back.pause()
+            if connection.queued > connection.most_queued:
+                connection.gateway.http2.weigh(connection)
 
     def end(self, trailer: bytes) -> None:
         """The response is complete."""
@@ -391,20 +403,19 @@ class Http2Stream:
             self.gzip = None
         self.ended = True
         if trailer and not self.silent:
-            self.trailer = field_block(trailer)
+            self.trailer = self.trailer_of(trailer)
         self.log(None)
         self.connection.enqueue(self)
 
     def fail(self, failure: Failure) -> None:
         """Answer with an error; nothing of a response was sent yet."""
         self.connection.gateway.tally.errors[failure] += 1
-        self._answer(failure)
-        self.log(failure)
+        self._answer(failure, begun=True)
 
-    def _answer(self, failure: Failure) -> None:
+    def _answer(self, failure: Failure, *, begun: bool) -> None:
         connection, request = self.connection, self.request
         gateway = connection.gateway
-        is_head = request is not None and request.method == b"HEAD"
+        is_head = self.silent or (request is not None and request.method == b"HEAD")
         out, size = responder.error_response(
             failure,
             gateway.accept_of(self.block.raw),
@@ -414,18 +425,24 @@ class Http2Stream:
             is_head=is_head,
             extra=connection.error_lines(),
         )
-        block = response_block(out[: len(out) - size])
+        block = self.block_of(out[: len(out) - size])
         gateway.tally.responses[failure.status] += 1
         self.status = failure.status
         self.fields = out.count(b"\r\n", 0, len(out) - size) - 2
         self.sent_bytes = size
         self.head_bytes = len(block) + 9
         self.ended = True
+        if begun:  # it may be another's stream in a moment
+            self.log(failure)
+        else:
+            gateway.log_refused(cast("Connection", self), failure)
         self._send_head(block, end=not size)
         if size:
             self.queue.append(out[-size:])
             self.queued += size
             connection.queued += size
+            self.deadline = gateway.request_deadline
+            gateway.clock.watch(self)
             connection.enqueue(self)
         else:
             connection.sent_all(self)
@@ -482,7 +499,12 @@ class Http2Stream:
             self.exchange.client_lost()
             self.log(None)
         self.ended = True
-        self.connection.enqueue(self)
+        if not self.said:
+            self.connection.enqueue(self)
+        elif self.state == State.HALF_CLOSED:
+            self.connection.over(self)
+        elif not self.lingering:
+            self.linger()
 
     # --- questions and pauses ---------------------------------------------------------------------
 
@@ -497,6 +519,14 @@ class Http2Stream:
         self.paused = False
         self.body_since = self.connection.gateway.clock.now
         self.body_bytes = 0
+        self._pace()
+        connection = self.connection
+        connection.gateway.loop.call_soon(self._hand_over, self.id)
+
+    def _hand_over(self, number: int) -> None:
+        """Go on with what was kept. Not in ``resume``: who calls that has earlier bytes to send."""
+        if number != self.id:
+            return  # it serves another request
         while self.held and not self.paused and self.exchange.phase != IDLE:
             payload = self.held.pop(0)
             self._hand_on(payload)

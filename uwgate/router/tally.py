@@ -6,11 +6,17 @@ values when the master asks (schema in its docstring), ``observe.counters`` sums
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from uwgate.protocols.http2 import ErrorCode
+from uwgate.protocols.spdy3 import StreamStatus
 from uwgate.router.errors import Failure
 
 _TABLES = frozenset(
-    ("errors", "handshakes", "http2_goaways", "http2_resets", "responses", "resumed", "seconds")
+    (
+        *("errors", "handshakes", "http2_goaways", "http2_resets", "responses", "resumed"),
+        *("seconds", "spdy_goaways", "spdy_resets"),
+    )
 )
 
 
@@ -36,6 +42,11 @@ class Tally:
         "retries",
         "rx",
         "seconds",
+        "spdy_connections",
+        "spdy_goaways",
+        "spdy_requests",
+        "spdy_resets",
+        "spdy_streams",
         "tunnels",
         "tx",
     )
@@ -60,17 +71,28 @@ class Tally:
         self.http2_requests = 0  # requests that came over HTTP/2
         self.http2_resets: dict[str, int] = {}  # streams ended early, by side and code
         self.http2_goaways: dict[str, int] = {}  # connections that we have ended, by code
+        self.spdy_connections = 0  # the same of SPDY
+        self.spdy_streams = 0
+        self.spdy_requests = 0
+        self.spdy_resets: dict[str, int] = {}
+        self.spdy_goaways: dict[str, int] = {}
         self.seconds = 0.0  # sum of request durations, where they are measured
 
     def count_reset(self, side: str, code: int) -> None:
         """A stream of HTTP/2 was ended early by ``side``, client or gateway."""
-        name = f"{side}:{_code(code)}"
-        self.http2_resets[name] = self.http2_resets.get(name, 0) + 1
+        _count(self.http2_resets, f"{side}:{_name(ErrorCode, code)}")
 
     def count_goaway(self, code: int) -> None:
         """A connection of HTTP/2 was ended by us."""
-        name = _code(code)
-        self.http2_goaways[name] = self.http2_goaways.get(name, 0) + 1
+        _count(self.http2_goaways, _name(ErrorCode, code))
+
+    def count_spdy_reset(self, side: str, status: int) -> None:
+        """A stream of SPDY was ended early by ``side``, client or gateway."""
+        _count(self.spdy_resets, f"{side}:{_name(StreamStatus, status)}")
+
+    def count_spdy_goaway(self, code: int) -> None:
+        """A session of SPDY was ended by us; ``code``: of HTTP/2, which has more of them."""
+        _count(self.spdy_goaways, _name(ErrorCode, code))
 
     def snapshot(self) -> dict[str, object]:
         """Plain values for JSON.
@@ -81,7 +103,8 @@ class Tally:
         "errors": {log word: int, …} (every word),
         "tls_handshakes": {"TLSv1.3": int, …}, "tls_resumed": {"TLSv1.3": int, …},
         "http2_connections": int, "http2_streams": int, "http2_requests": int,
-        "http2_resets": {"client:CANCEL": int, …}, "http2_goaways": {"NO_ERROR": int, …}}``
+        "http2_resets": {"client:CANCEL": int, …}, "http2_goaways": {"NO_ERROR": int, …},
+        "spdy_…": as ``http2_…``}``
         """
         plain: dict[str, object] = {
             name: getattr(self, name)
@@ -94,12 +117,18 @@ class Tally:
         plain["tls_resumed"] = dict(self.resumed)
         plain["http2_resets"] = dict(self.http2_resets)
         plain["http2_goaways"] = dict(self.http2_goaways)
+        plain["spdy_resets"] = dict(self.spdy_resets)
+        plain["spdy_goaways"] = dict(self.spdy_goaways)
         plain["errors"] = {failure.word: n for failure, n in self.errors.items()}
         return plain
 
 
-def _code(code: int) -> str:
+def _count(table: dict[str, int], name: str) -> None:
+    table[name] = table.get(name, 0) + 1
+
+
+def _name(codes: type[IntEnum], code: int) -> str:
     try:
-        return ErrorCode(code).name
+        return codes(code).name
     except ValueError:
         return "UNKNOWN"

@@ -12,7 +12,7 @@ import select
 import socket
 import ssl
 from _socket import socket as new_socket  # see upstream_uwsgi
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from uwgate.router.errors import Failure
@@ -217,6 +217,10 @@ class TlsStream:
             return
         if not self.corked:
             self._send_out()
+
+    def writelines(self, pieces: Iterable[Data]) -> None:
+        """As one piece: records are as long as that allows."""
+        self.write(b"".join(pieces))
 
     def cork(self) -> None:
         """The next writes are the last ones: they wait for ``close`` or ``write_eof``."""

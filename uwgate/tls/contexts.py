@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from uwgate.config.settings_tls import PairSettings, TlsSettings
+from uwgate.protocols.spdy3 import ALPN as SPDY
 from uwgate.tls import pairs
 from uwgate.tls.errors import TlsError
 from uwgate.tls.openssl import OpenSsl
@@ -81,12 +82,16 @@ class Maker:
         self._sessions = sessions
         self._written: dict[str, str] = {}  # files in ssl-tmp-dir: path -> PEM text
 
-    def make(self, pair: PairSettings, identity: str) -> Context:
-        """A context. Sessions are resumed only between contexts of the same ``identity`` and
-        client CA. Raises TlsError, which names the file."""
+    def make(self, pair: PairSettings, identity: str, *, spdy: bool = False) -> Context:
+        """A context; ``spdy``: which offers SPDY/3.1, too. Sessions are resumed only between
+        contexts of the same ``identity`` and client CA. Raises TlsError, which names the file."""
         cert = self._file(pair.cert, identity, "crt")
         key = self._file(pair.key, identity, "key")
         context = self._bare(pair)
+        if spdy:
+            offered = [*self.settings.alpn]
+            offered.insert(-1, SPDY)  # before HTTP/1.1
+            context.set_alpn_protocols(offered)
         facts = pairs.load(context, cert, key)
         authority: bytes | bytearray = b""
         if pair.client_ca:

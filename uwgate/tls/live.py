@@ -10,9 +10,10 @@ from uwgate.config.settings_tls import PairSettings
 from uwgate.tls.contexts import Context
 from uwgate.tls.names import Entry
 
-Key = tuple[str, str, str]
+Key = tuple[str, str, str, bool]
 """Source and name of an entry, and the client CA that it inherits (``Context.domain``); OWN, or
-STRICTER where of its own only whether a certificate is required is inherited."""
+STRICTER where of its own only whether a certificate is required is inherited; whether SPDY is
+offered, which depends on the listener, too."""
 
 OWN, STRICTER = "own", "own, required"
 
@@ -30,7 +31,7 @@ class Live:
 
     __slots__ = ("below", "checked", "context", "entry", "gone", "key", "stamps")
 
-    def __init__(self, entry: Entry, below: PairSettings, key: Key = ("", "", "")) -> None:
+    def __init__(self, entry: Entry, below: PairSettings, key: Key = ("", "", "", False)) -> None:
         self.entry = replace(entry, pair=inherit(entry, below))
         self.below = below
         self.key = key

@@ -14,9 +14,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING
 
-from uwgate.config.settings_tls import ListenerTls, PairSettings, TlsSettings
+from uwgate.config.settings_tls import ListenerTls, TlsSettings
 from uwgate.protocols.tls_hello import ClientHello
 from uwgate.tls.contexts import Context, Maker, domain_of
 from uwgate.tls.errors import TlsError
@@ -35,6 +36,7 @@ _FRESH = 1.0  # seconds for which a context's files are taken to be unchanged
 _MOST_IDS = 4  # sessions of one ClientHello that are looked up; clients offer one or two
 _STATEFUL_TICKET = 32  # bytes of a ticket that is only a session id (OpenSSL, TLS 1.3)
 _TLS_1_3 = 0x0304
+_BOTH = (False, True)
 
 
 class Terminator:
@@ -96,7 +98,8 @@ class Terminator:
 
     def _default(self, listener: ListenerTls) -> Live:
         context = listener.context
-        live = Live(Entry("listener", context, listener.pair), listener.pair)
+        key = ("", "", "", listener.spdy)
+        live = Live(Entry("listener", context, listener.pair), listener.pair, key)
         try:
             self._make(live)
         except TlsError as error:  # a listener has to work
@@ -122,13 +125,15 @@ class Terminator:
         text = f"DANGER: no certificate for {entry.source} {entry.name}: {error}"
         if entry.pair.client_ca:
             self._log(f"{text}; requests for it are refused")
-            live = self._lives[entry.source, entry.name, OWN]
-            live.stamps = live.look()
+            for spdy in _BOTH:
+                live = self._lives.get((entry.source, entry.name, OWN, spdy))
+                if live is not None:
+                    live.stamps = live.look()
             return
         self._log(text)
         self._names.drop(entry)
-        for inherited in self._inherited:
-            self._lives.pop((entry.source, entry.name, inherited), None)
+        for inherited, spdy in product(self._inherited, _BOTH):
+            self._lives.pop((entry.source, entry.name, inherited, spdy), None)
 
     # --- in a worker ------------------------------------------------------------------------------
 
@@ -206,7 +211,7 @@ class Terminator:
     def _live(self, entry: Entry, listener: ListenerTls) -> Live:
         """The one object for an entry, which asks for what the listener asks for, if the entry
         says nothing of client certificates: a name must not be a way around them."""
-        key = _key(entry, listener.pair)
+        key = _key(entry, listener)
         store = self._lazy if entry.lazy else self._lives
         live = store.get(key)
         if live is None:
@@ -246,7 +251,9 @@ class Terminator:
 
     def _make(self, live: Live) -> None:
         stamps = live.look()
-        live.context = context = self._maker.make(live.entry.pair, live.entry.identity)
+        live.context = context = self._maker.make(
+            live.entry.pair, live.entry.identity, spdy=live.key[3]
+        )
         live.stamps = stamps
         live.checked = self._now
         if 0 < context.not_after < time.time():
@@ -280,8 +287,8 @@ class Terminator:
 
     def _forget(self, name: str) -> None:
         """``name`` has another certificate now, and so may those that are looked up by it."""
-        for inherited in self._inherited:
-            self._lazy.pop(("subscription", name, inherited), None)
+        for inherited, spdy in product(self._inherited, _BOTH):
+            self._lazy.pop(("subscription", name, inherited, spdy), None)
         for memo in self._memo.values():
             memo.clear()
         self._misses.clear()
@@ -353,10 +360,10 @@ class Terminator:
         return snapshot
 
 
-def _key(entry: Entry, listener: PairSettings) -> Key:
+def _key(entry: Entry, listener: ListenerTls) -> Key:
     inherited = OWN
     if not entry.pair.client_ca:
-        inherited = domain_of(listener)
-    elif entry.lazy and listener.client_required:
+        inherited = domain_of(listener.pair)
+    elif entry.lazy and listener.pair.client_required:
         inherited = STRICTER
-    return entry.source, entry.name, inherited
+    return entry.source, entry.name, inherited, listener.spdy

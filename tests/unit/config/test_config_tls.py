@@ -186,8 +186,7 @@ def test_spdy() -> None:
         found = ini(text + word).listeners[0].tls
         assert found is not None
         assert found.spdy is on
-        message = "https2: spdy comes in a later version; until then clients get HTTP/2 or HTTP/1.1"
-        assert remarks(text + word) == [message] * on
+        assert remarks(text + word) == []
 
 
 def test_files_have_to_exist() -> None:

@@ -1,10 +1,11 @@
-"""HTTP/2 in the statistics."""
+"""HTTP/2 and SPDY in the statistics: each by itself."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+import pytest
 from observe_render import make_facts, parse_exposition, render_json, render_metrics
 from observe_samples import worker
 
@@ -26,18 +27,30 @@ def test_where_nobody_speaks_it_nothing_is_said() -> None:
     totals = Ledger().totals([worker()])
     assert "http2" not in document(totals)
     assert "http2" not in render_metrics(totals, [], make_facts()).decode()
+    assert "spdy" not in document(totals)
+    assert "spdy" not in render_metrics(totals, [], make_facts()).decode()
 
 
-def test_sums() -> None:
+def of(protocol: str, **tally: Any) -> dict[str, Any]:
+    return {f"{protocol}_{name}": value for name, value in tally.items()}
+
+
+@pytest.mark.parametrize(("protocol", "other"), [("http2", "spdy"), ("spdy", "http2")])
+def test_sums(protocol: str, other: str) -> None:
     ledger = Ledger()
     one = speaking(
-        1, http2_connections=2, http2_streams=7, http2_requests=40,
-        http2_resets={"client:CANCEL": 3, "gateway:PROTOCOL_ERROR": 1},
-        http2_goaways={"NO_ERROR": 2},
+        1,
+        **of(
+            protocol, connections=2, streams=7, requests=40,
+            resets={"client:CANCEL": 3, "gateway:PROTOCOL_ERROR": 1}, goaways={"NO_ERROR": 2},
+        ),
     )  # fmt: skip
     two = speaking(
-        2, http2_connections=1, http2_streams=1, http2_requests=2,
-        http2_resets={"client:CANCEL": 1}, http2_goaways={"ENHANCE_YOUR_CALM": 1},
+        2,
+        **of(
+            protocol, connections=1, streams=1, requests=2,
+            resets={"client:CANCEL": 1}, goaways={"ENHANCE_YOUR_CALM": 1},
+        ),
     )  # fmt: skip
     totals = ledger.totals([one, two])
     shown = {
@@ -47,23 +60,30 @@ def test_sums() -> None:
         "resets": {"client:CANCEL": 4, "gateway:PROTOCOL_ERROR": 1},
         "goaways": {"ENHANCE_YOUR_CALM": 1, "NO_ERROR": 2},
     }
-    assert document(totals)["http2"] == shown
+    assert document(totals)[protocol] == shown
+    assert other not in document(totals)
     series = parse_exposition(render_metrics(totals, [], make_facts()).decode())
-    assert series["uwgate_http2_streams"] == "8"
-    assert series["uwgate_http2_requests_total"] == "42"
-    assert series['uwgate_http2_resets_total{side="client",code="CANCEL"}'] == "4"
-    assert series['uwgate_http2_goaways_total{code="ENHANCE_YOUR_CALM"}'] == "1"
+    assert series[f"uwgate_{protocol}_streams"] == "8"
+    assert series[f"uwgate_{protocol}_requests_total"] == "42"
+    assert series[f'uwgate_{protocol}_resets_total{{side="client",code="CANCEL"}}'] == "4"
+    assert series[f'uwgate_{protocol}_goaways_total{{code="ENHANCE_YOUR_CALM"}}'] == "1"
 
 
-def test_what_outlives_a_worker_and_a_master() -> None:
+@pytest.mark.parametrize("protocol", ["http2", "spdy"])
+def test_what_outlives_a_worker_and_a_master(protocol: str) -> None:
     ledger = Ledger()
     ledger.retire(
-        speaking(1, http2_connections=2, http2_streams=7, http2_requests=40,
-                 http2_resets={"client:CANCEL": 3}, http2_goaways={"NO_ERROR": 2})
+        speaking(
+            1,
+            **of(
+                protocol, connections=2, streams=7, requests=40,
+                resets={"client:CANCEL": 3}, goaways={"NO_ERROR": 2},
+            ),
+        )
     )  # fmt: skip
     after = Ledger()
     after.restore(json.loads(json.dumps(ledger.state())))
-    assert document(after.totals([worker(2)]))["http2"] == {
+    assert document(after.totals([worker(2)]))[protocol] == {
         "connections": 0,
         "streams": 0,
         "requests": 40,

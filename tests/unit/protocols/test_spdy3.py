@@ -36,6 +36,7 @@ from uwgate.protocols.spdy3 import (
     SynStream,
     WindowUpdate,
     data_frame,
+    data_header,
     goaway_frame,
     ping_frame,
     rst_stream_frame,
@@ -158,6 +159,42 @@ def test_unknown_types_are_read_over(kind: int) -> None:
     unknown = control(kind, b"whatever", flags=255)
     assert events(unknown + unknown) == ([], b"")
     assert events(unknown + ping_frame(1) + unknown[:-1]) == ([Ping(1)], unknown[:-1])
+
+
+def test_unknown_types_are_counted() -> None:
+    reader, unknown = SpdyReader(), control(5, b"")
+    assert reader.next_frame(bytearray(unknown * 3 + ping_frame(1))) == Ping(1)
+    assert reader.skipped == 3
+    assert reader.next_frame(bytearray(unknown + unknown[:-1])) is None
+    assert reader.skipped == 4
+
+
+def test_data_may_be_taken_before_its_end() -> None:
+    reader, frame = SpdyReader(), data_frame(5, b"abcdef", fin=True)
+    buffer, parts = bytearray(), list[Frame]()
+    for byte in frame[:-1]:
+        buffer.append(byte)
+        assert reader.next_frame(buffer) is None
+        part = reader.part(buffer)
+        assert reader.part(buffer) is None
+        parts += [part] if part is not None else []
+    assert parts == [Data(5, False, b"%c" % byte) for byte in b"abcde"]
+    buffer += frame[-1:]
+    assert reader.next_frame(buffer) == Data(5, True, b"f")
+    assert not buffer
+
+
+def test_parts_of_other_frames_are_not_taken() -> None:
+    buffer = bytearray(Client().syn_stream(1)[:-1])
+    assert SpdyReader().next_frame(buffer) is None
+    assert SpdyReader.part(buffer) is None
+
+
+def test_slow_is_what_has_begun_and_is_no_data() -> None:
+    assert not SpdyReader.slow(bytearray())
+    assert SpdyReader.slow(bytearray(b"\0"))  # nobody can say yet
+    assert SpdyReader.slow(bytearray(ping_frame(1)[:-1]))
+    assert not SpdyReader.slow(bytearray(data_frame(1, b"abc")[:-1]))
 
 
 @pytest.mark.parametrize("version", [0, 2, 4, 0x7FFF])
@@ -306,6 +343,11 @@ def test_frames_are_written_as_the_draft_has_them() -> None:
         "80030009 00000008 00000000 7fffffff"
     )
     assert settings_frame([]) == bytes.fromhex("80030004 00000004 00000000")
+
+
+def test_a_header_is_that_of_its_frame() -> None:
+    for data, end in ((b"", True), (b"abc", False), (b"x" * 70_000, True)):
+        assert data_header(7, len(data), end=end) + data == data_frame(7, data, fin=end)
 
 
 def test_a_reply_says_the_version_it_is_told() -> None:

@@ -191,6 +191,16 @@ def test_a_bomb_is_not_unpacked() -> None:
         BlockReader().read(bomb, 1)
 
 
+def test_many_fields_in_few_bytes_are_not_unpacked() -> None:
+    most = 16 + MAX_BLOCK // 32
+    several = [(b"a", b"\0".join([b"x"] * (most - 1)))]
+    names = [(b"x%d" % number, b"") for number in range(most - 1)]
+    for pairs in (several, names):
+        assert len(BlockReader().read(Peer().send(layout((b"b", b""), *pairs)), 1)) == most
+        with pytest.raises(SpdyError, match="too many"):
+            BlockReader().read(Peer().send(layout((b"b", b""), *pairs, (b"c", b""))), 1)
+
+
 @given(st.integers(0, 9), st.lists(headers, max_size=4))
 @example(0, [[(b"a", b"x" * 40)] * 400])
 @example(9, [[(b"a", b""), (b"b", b""), (b"a", b"x"), (b"a", b"")]])

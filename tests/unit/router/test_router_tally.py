@@ -15,11 +15,13 @@ def test_a_fresh_tally() -> None:
     assert snapshot.pop("responses") == {}
     assert snapshot.pop("tls_handshakes") == snapshot.pop("tls_resumed") == {}
     assert snapshot.pop("http2_resets") == snapshot.pop("http2_goaways") == {}
+    assert snapshot.pop("spdy_resets") == snapshot.pop("spdy_goaways") == {}
     assert snapshot == dict.fromkeys(
         (
             "accepted", "connections", "active_requests", "requests", "retries", "node_connects",
             "node_reuses", "tunnels", "rx", "tx", "time_micros",
             "http2_connections", "http2_requests", "http2_streams",
+            "spdy_connections", "spdy_requests", "spdy_streams",
         ),
         0,
     )  # fmt: skip
@@ -38,11 +40,16 @@ def test_what_was_counted() -> None:
     tally.count_reset("client", 8)
     tally.count_reset("gateway", 77)
     tally.count_goaway(11)
+    tally.count_spdy_reset("client", 8)
+    tally.count_spdy_reset("gateway", 77)
+    tally.count_spdy_goaway(11)
     snapshot = json.loads(json.dumps(tally.snapshot()))
     assert (snapshot["requests"], snapshot["tx"]) == (3, 1 << 40)
     assert snapshot["responses"] == {"200": 2, "599": 1}
     assert snapshot["http2_resets"] == {"client:CANCEL": 2, "gateway:UNKNOWN": 1}
     assert snapshot["http2_goaways"] == {"ENHANCE_YOUR_CALM": 1}
+    assert snapshot["spdy_resets"] == {"client:STREAM_IN_USE": 1, "gateway:UNKNOWN": 1}
+    assert snapshot["spdy_goaways"] == {"ENHANCE_YOUR_CALM": 1}
     assert (snapshot["tls_handshakes"], snapshot["tls_resumed"]) == ({"TLSv1.3": 2}, {"TLSv1.3": 1})
     assert {word for word, count in snapshot["errors"].items() if count} == {"node-timeout"}
 

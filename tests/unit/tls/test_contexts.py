@@ -50,6 +50,7 @@ def made(
     keys: TicketKeys | None = None,
     sessions: Sessions | None = None,
     reach: bool = True,
+    spdy: bool = False,
 ) -> Context:
     """A context; ``reach``: OpenSSL's own functions can be called."""
     maker = Maker(
@@ -59,7 +60,7 @@ def made(
         sessions=sessions,
         log=print,
     )
-    return maker.make(pair, identity)
+    return maker.make(pair, identity, spdy=spdy)
 
 
 def of(
@@ -175,6 +176,15 @@ def test_alpn(authority: Authority, files: Pair) -> None:
     client.set_alpn_protocols(["http/1.1", "h2"])
     both = made(of(files)).ssl
     assert connect(both, client).server.selected_alpn_protocol() == "h2"
+    three = made(of(files), spdy=True).ssl
+    for offered, chosen in (
+        (["http/1.1", "spdy/3.1", "h2"], "h2"),
+        (["http/1.1", "spdy/3.1"], "spdy/3.1"),
+        (["http/1.1", "spdy/3"], "http/1.1"),
+    ):
+        client = client_of(authority)
+        client.set_alpn_protocols(offered)
+        assert connect(three, client).server.selected_alpn_protocol() == chosen
     assert (
         connect(made(of(files), TlsSettings(alpn=())).ssl, client).server.selected_alpn_protocol()
         is None

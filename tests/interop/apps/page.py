@@ -1,0 +1,44 @@
+"""A page of 200 resources, whose script says at the end how they came."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs
+
+PARTS = 200
+_SAID: list[str] = []
+
+_PAGE = """<!doctype html><title>parts</title><body><script>
+let parts = 0;
+const script = (number) => new Promise((done, failed) => {
+  const part = document.createElement("script");
+  part.src = "/part/" + number + ".js";
+  part.onload = done;
+  part.onerror = failed;
+  document.body.append(part);
+});
+performance.setResourceTimingBufferSize(1000);
+Promise.all([...Array(%d).keys()].map(script)).then(() => {
+  const entries = performance.getEntriesByType("resource");
+  const protocols = [...new Set(entries.map((each) => each.nextHopProtocol))];
+  return fetch("/said?value=" + encodeURIComponent(JSON.stringify([parts, protocols])));
+});
+</script>
+"""
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+    path = environ["PATH_INFO"]
+    kind, body = "text/plain", b""
+    if path.startswith("/part/"):
+        kind, body = "text/javascript", b"parts += 1;" + b" " * (len(path) * 1_000)
+    elif path == "/said":
+        _SAID.extend(parse_qs(environ["QUERY_STRING"])["value"])
+    elif path == "/heard":
+        kind, body = "application/json", json.dumps(_SAID).encode()
+    else:
+        kind, body = "text/html", (_PAGE % PARTS).encode()
+    start_response("200 OK", [("Content-Type", kind), ("Content-Length", str(len(body)))])
+    return [body]
