@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from uwgate.router.http import HttpGateway
     from uwgate.router.http1_front import Http1Front
 
-_SPARE = 8  # streams that are kept for the next requests
+_SPARE = 12  # streams that are kept for the next requests
 _PRIORITIES = 100  # of streams that have not come yet
 
 _HEAD = (b":method", b"HEAD")
@@ -245,9 +245,8 @@ class Http2Connection(Ends, asyncio.Protocol):
         except FieldListTooLarge as error:
             fields, long = error.fields, True
         ended = bool(frame.flags & http2.END_STREAM)
-        state = self.state_of(number)
-        if state != State.IDLE:
-            if judge(state, http2.HEADERS, number):
+        if number <= self.last and number & 1:
+            if judge(self.state_of(number), http2.HEADERS, number):
                 if long:
                     raise StreamError(number, ErrorCode.ENHANCE_YOUR_CALM, "a long trailer")
                 self.streams[number].trailers(fields, ended)

@@ -35,7 +35,8 @@ class Output(KnownClient):
 
     __slots__ = (
         "blocked", "bulky", "eof", "finished", "initial_window", "limits", "max_frame",
-        "most_queued", "out", "prefix", "queued", "scheduled", "streams", "transport", "windows", "writers",
+        "most_queued", "out", "prefix", "queued", "scheduled", "streams", "transport", "windows",
+        "writers",
     )  # fmt: skip
 
     limits: Limits
@@ -90,7 +91,7 @@ class Output(KnownClient):
             self.blocked
             or size > stream.windows.send
             or size > self.windows.send
-            or self.queued > self.most_queued
+            or self.queued > _TURN
         )
 
     # --- collecting -------------------------------------------------------------------------------

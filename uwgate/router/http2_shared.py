@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _KNOWN = 4096  # requests
 _LONGEST_KNOWN = 1024  # bytes of a block
-_PSEUDO_FIELDS = 4  # of a request without a tunnel
 _TEMPLATES = 256
 _HEAVIEST = 32  # times http2-max-queued, in all connections that have more than that
 _LONGEST_TEMPLATE = 4096
@@ -94,7 +93,7 @@ class Http2Shared:
     def _another(self, parser: RequestParser, fields: Fields) -> Request:
         """A request without a body: usually one of many that differ in their path alone."""
         place = _place_of_path(fields)
-        if not place:
+        if place < 0:
             return self._new(parser, fields, ended=True)
         templates = self._templates[parser]
         rest = fields[:place] + fields[place + 1 :]
@@ -153,15 +152,14 @@ def _queued(connection: Http2Connection) -> int:
 
 
 def _place_of_path(fields: Fields) -> int:
-    """Where ``:path`` is, with a slash, behind another pseudo-field; 0 if nowhere. Without it, what
-    is left says the same of every path."""
-    for place in range(1, min(len(fields), _PSEUDO_FIELDS)):
-        if fields[place - 1][0][:1] != b":":
-            return 0
-        name, value = fields[place]
+    """Where ``:path`` is, with a slash, among pseudo-fields; -1 if nowhere. Without it, what is
+    left says the same of every path."""
+    for place, (name, value) in enumerate(fields):
         if name == b":path":
-            return place if value[:1] == b"/" else 0
-    return 0
+            return place if value[:1] == b"/" else -1
+        if name[:1] != b":":
+            break
+    return -1
 
 
 def _key(fields: Fields) -> bytes:
