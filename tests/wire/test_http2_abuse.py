@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
 import socket
 import struct
 import threading
@@ -13,7 +15,7 @@ from support.http2_attacker import Attacker, goaway_in
 from support.http2_client import Http2Client
 from support.nodes import RawHttpNode, held, response
 from support.uwgate import Gateway, running
-from support.waiting import DEADLINE
+from support.waiting import DEADLINE, wait_until
 
 CALM, COMPRESSION, PROTOCOL = 11, 9, 1
 
@@ -156,3 +158,25 @@ def test_windows_that_stay_shut(gateway: Gateway, node: RawHttpNode) -> None:
         assert any(some_are_refused() for _ in range(39))
     node.reset()
     served(gateway)
+
+
+def test_much_that_waits_in_many_connections() -> None:
+    """Each may hold what its nodes had sent before they were told to wait; all together may not."""
+    options = ("--http2-max-queued", "65536")
+    with RawHttpNode() as node, running("--http-to", node.spec, *options) as it:
+        node.otherwise = lambda connection, seen: connection.send(response(bytes(50_000)))
+        shut = frames.SettingsFrame(0, {4: 0}).serialize()
+        with contextlib.ExitStack() as stack:
+            attackers = [stack.enter_context(Attacker(it)) for _ in range(8)]
+            for attacker in attackers:
+                attacker.sock.sendall(shut + b"".join(attacker.request() for _ in range(30)))
+            codes: list[bytes] = []
+
+            def told() -> bool:
+                for each in select.select([each.sock for each in attackers], [], [], 0)[0]:
+                    codes.append(each.recv(65536))
+                return any(goaway_in(each) == CALM for each in codes)
+
+            wait_until(told, "one of them is ended")
+            with Http2Client(it.address) as client:
+                assert client.ask().body == bytes(50_000)

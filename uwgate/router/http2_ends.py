@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from uwgate.protocols import http2
 from uwgate.protocols.http2 import ErrorCode, FrameReader
+from uwgate.router.clock import TICK
 from uwgate.router.errors import Failure
 from uwgate.router.http2_output import Output
 
@@ -192,7 +193,7 @@ class Ends(Output):
             self._given_up()
         elif self.stage == PREFACE or not self.settled:
             self.fail(ErrorCode.SETTINGS_TIMEOUT, "no SETTINGS")
-        elif self.slow_since and now - self.slow_since >= gateway.settings.headers_timeout:
+        elif self.slow_since and now - self.slow_since >= gateway.settings.headers_timeout + TICK:
             gateway.tally.errors[Failure.HEAD_TIMEOUT] += 1
             self.fail(ErrorCode.ENHANCE_YOUR_CALM, "a header section that does not end")
         elif self.step == 1 and not gateway.gently:
@@ -210,4 +211,7 @@ class Ends(Output):
                 stream.lost(Failure.CLIENT_TIMEOUT)
             else:
                 errors[Failure.CLIENT_TIMEOUT] += 1
+            self.drop(stream)  # its own deadline may be looked at in the same tick
+        self.streams.clear()
+        self.writers.clear()
         self.transport.abort()

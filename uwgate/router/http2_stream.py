@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 HELD = 65536
 """Bytes of a response that wait in a stream before its node has to."""
 
+_BULK = 65536  # bytes
 _NOTHING = RequestBlock(b"")
 _LINGER = 2.0  # seconds
 _RESETS = {
@@ -388,6 +389,8 @@ class Http2Stream:
         self.queued += len(payload)
         connection.enqueue(self)
         connection.queued += len(payload)
+        if len(payload) >= _BULK:  # at once: at the end of the turn it is in no cache any more
+            connection.flush()
         much = self.queued > HELD or connection.queued > connection.most_queued
         if much and not self.blocked and connection.is_behind(self):
             back = self.exchange.back
