@@ -11,6 +11,8 @@ import contextlib
 import os
 import re
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from benchmarks import certificates
 from benchmarks.certificates import Pair
 from benchmarks.figures import paired_ratios, per_gigabyte_seconds, per_request_micros, spread
 from benchmarks.heads import CHROME_FIELDS
+from benchmarks.memory import raise_file_limit
 from benchmarks.origins import nginx_head, start_http_origin
 from benchmarks.peers import ROOT
 from benchmarks.procs import (
@@ -32,11 +35,27 @@ from benchmarks.procs import (
     family,
     free_port,
     on_core,
+    rss_bytes,
+    trusting,
     wait_connect,
 )
 from benchmarks.tools import Tools, find_tools
+from uwgate.protocols.hpack import encode
+from uwgate.protocols.http2 import (
+    ACK,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PREFACE,
+    SETTINGS,
+    Frame,
+    FrameReader,
+    frame,
+)
 
 PATHS = 3_000
+IDLE = 1_000
+IDLE_LIMIT = 64  # KB
 MB = 1 << 20
 
 _DONE = re.compile(r"requests: \d+ total, \d+ started, \d+ done, (\d+) succeeded, (\d+) failed")
@@ -193,6 +212,58 @@ def measure(options: argparse.Namespace, tools: Tools, directory: Path) -> bool:
     return kept
 
 
+def _idle_connection(port: int, tls: ssl.SSLContext) -> ssl.SSLSocket:
+    """A connection that has made a request."""
+    plain = socket.create_connection(("127.0.0.1", port), 10)
+    sock = tls.wrap_socket(plain, server_hostname=certificates.HOST)
+    settings = frame(SETTINGS, 0, 0)
+    block = encode([(b":method", b"GET"), (b":scheme", b"https"), (b":path", b"/"),
+                    (b":authority", certificates.HOST.encode())])  # fmt: skip
+    sock.sendall(PREFACE + settings + frame(HEADERS, END_STREAM | END_HEADERS, 1, block))
+    reader = FrameReader()
+    while not any(each.stream == 1 and each.flags & END_STREAM for each in _frames(sock, reader)):
+        pass
+    sock.sendall(frame(SETTINGS, ACK, 0))
+    return sock
+
+
+def _frames(sock: ssl.SSLSocket, reader: FrameReader) -> list[Frame]:
+    data = sock.recv(65536)
+    if not data:
+        raise LoadError("a connection that should be idle was closed")
+    return reader.feed(data)
+
+
+def measure_idle(tools: Tools, names: list[str], directory: Path) -> bool:
+    """Memory for each connection over TLS that has made a request; whether the limit held."""
+    proxy_core, load_core = cores()
+    pair, kept = certificates.make(directory / "idle-pair"), True
+    tls = trusting()
+    tls.set_alpn_protocols(["h2"])
+    raise_file_limit()
+    print(f"idle: {IDLE} connections over TLS")
+    origin, node = start_http_origin(tools, directory / "idle-origin", load_core)
+    with origin:
+        for name in names:
+            place = directory / f"idle-{name}"
+            with (
+                proxy(tools, name, place, proxy_core, node, pair) as (process, port),
+                contextlib.ExitStack() as held,
+            ):
+                for _ in range(10):
+                    held.enter_context(_idle_connection(port, tls))
+                before = rss_bytes(family(process.pid))
+                for _ in range(IDLE):
+                    held.enter_context(_idle_connection(port, tls))
+                each = (rss_bytes(family(process.pid)) - before) / IDLE / 1000
+                over = name == "uwgate" and each > IDLE_LIMIT
+                kept &= not over
+                verdict = f"  limit {IDLE_LIMIT}" if name == "uwgate" else ""
+                verdict += "  OVER" if over else ""
+                print(f"  {name:8} {each:.1f} KB each{verdict}", flush=True)
+    return kept
+
+
 def _say(work: Work, spent: dict[str, dict[int, float]]) -> bool:
     unit = "s/GB" if work.body else "us a request"
     kept = True
@@ -219,10 +290,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--peers", default="uwgate,nginx,haproxy", help="names, with commas")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (5)")
     parser.add_argument("--seconds", type=int, default=2, help="length of a cell (2)")
+    parser.add_argument("--idle", action="store_true", help="memory of idle connections, too")
     options = parser.parse_args(argv)
     options.peers = options.peers.split(",")
     try:
-        options.works = [known[name] for name in options.only.split(",")]
+        options.works = [known[name] for name in options.only.split(",") if name]
     except KeyError as error:
         parser.error(f"no work is called {error}; there are {', '.join(known)}")
     if shutil.which("h2load") is None:
@@ -230,7 +302,10 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         with tempfile.TemporaryDirectory(prefix="uwgate-http2-") as directory:
-            return 0 if measure(options, find_tools(), Path(directory)) else 1
+            kept = measure(options, find_tools(), Path(directory))
+            if options.idle:
+                kept &= measure_idle(find_tools(), options.peers, Path(directory))
+            return 0 if kept else 1
     except (StartError, LoadError) as error:
         print(error, file=sys.stderr)
         return 2

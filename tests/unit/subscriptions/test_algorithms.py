@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from random import Random, seed
-from time import perf_counter
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -321,11 +321,11 @@ def test_changes_starve_nobody(weights: tuple[int, ...]) -> None:
 def test_many_nodes_cost_little(weights: list[int]) -> None:
     """A sequence of n times total steps would take minutes or all memory."""
     nodes = items(*weights)
-    began = perf_counter()
+    began = process_time()
     rotation = Rotation(nodes, weights)
     for _ in range(1000):
         rotation.advance()
-    assert perf_counter() - began < 1.0
+    assert process_time() - began < 1.0
     assert len(rotation.turns) <= max(len(nodes), WHOLE)
 
 
@@ -478,12 +478,12 @@ def test_a_ring_is_bounded() -> None:
 
 def test_many_nodes_on_a_ring_that_come_and_go() -> None:
     nodes = [Item(f"10.0.{i // 256}.{i % 256}:3031") for i in range(10_000)]
-    began = perf_counter()
+    began = process_time()
     ring = ring_of(nodes)
     for i in range(10):
         ring.update(nodes[i:])
         assert ring.pick(b"/%d" % i, NOW, ()) in nodes[i:]
-    assert perf_counter() - began < 12.0
+    assert process_time() - began < 12.0
     for node in nodes:
         node.dead_until = NOW + 1
     nodes[-1].dead_until = 0.0
