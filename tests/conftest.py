@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -18,8 +19,14 @@ from support.uwgate import Gateway, StartGateway, running
 from support.zygote import measure_little
 
 if os.environ.get("CI"):  # fewer than hypothesis usually makes: there is an end to CI's time
-    settings.register_profile("quick", settings.get_profile("ci"), max_examples=30)
+    settings.register_profile("quick", settings.get_profile("ci"), max_examples=20)
     settings.load_profile("quick")
+
+
+def pytest_collection_finish() -> None:
+    """Twelve thousand tests are half a gigabyte, which the collector need not look at."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

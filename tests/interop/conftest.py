@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.uwgate import Gateway, running
 from support.waiting import free_port
+from support.zygote import untraced
 
 from interop import peers
 from interop.echoserver import serve_echo
@@ -20,7 +21,7 @@ from interop.peers import Gate, Peer
 @pytest.fixture(scope="module", autouse=True)
 def unmeasured() -> Iterator[None]:
     """Coverage of processes doubles the cost of each start, and tests/wire shows the same lines."""
-    with pytest.MonkeyPatch.context() as patch:
+    with untraced(), pytest.MonkeyPatch.context() as patch:
         patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
         yield
 

@@ -10,8 +10,15 @@ import pytest
 from support.client import Client, Reply
 from support.nodes import NODES, Node, Seen
 from support.uwgate import Gateway, running
+from support.zygote import untraced
 
 _sentinels = itertools.count()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _untraced() -> Iterator[None]:
+    with untraced():
+        yield
 
 
 @dataclass
