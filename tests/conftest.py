@@ -18,9 +18,26 @@ from support.nodes import RawHttpNode, RawUwsgiNode
 from support.uwgate import Gateway, StartGateway, running
 from support.zygote import measure_little
 
-if os.environ.get("CI"):  # fewer than hypothesis usually makes: there is an end to CI's time
+_CI = bool(os.environ.get("CI"))
+_SHARE = 4  # of the examples that a test has by itself
+_FEWEST = 10
+
+if _CI:  # fewer than hypothesis usually makes: there is an end to CI's time
     settings.register_profile("quick", settings.get_profile("ci"), max_examples=20)
     settings.load_profile("quick")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The same for those that say how many they want."""
+    seen = set()
+    for item in items:
+        test = getattr(item, "obj", None)
+        wanted = getattr(test, "_hypothesis_internal_use_settings", None)
+        if _CI and wanted is not None and test not in seen:
+            seen.add(test)
+            if wanted.max_examples > _FEWEST:
+                fewer = max(wanted.max_examples // _SHARE, _FEWEST)
+                test._hypothesis_internal_use_settings = settings(wanted, max_examples=fewer)
 
 
 def pytest_collection_finish() -> None:

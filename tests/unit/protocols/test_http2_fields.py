@@ -145,6 +145,7 @@ def test_other_protocols_are_malformed() -> None:
         ([*CONNECT[:4], (b":protocol", b"connect-udp")], b"k"),
         ([*GET, (b":protocol", b"websocket")], b"k"),
         ([*CONNECT], b""),
+        ([*CONNECT, (b"content-length", b"5")], b"k"),
     ):
         with pytest.raises(FieldError):
             RequestFields().head(fields, ended=False, key=key)

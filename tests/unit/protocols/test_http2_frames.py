@@ -59,6 +59,11 @@ CASES: list[tuple[oracle.Frame, Frame]] = [
 ]
 
 
+@pytest.mark.parametrize(("sent", "found"), CASES)
+def test_a_frame(sent: oracle.Frame, found: Frame) -> None:
+    assert FrameReader().feed(sent.serialize()) == [found]
+
+
 @given(st.lists(st.sampled_from(range(len(CASES))), max_size=8), st.data())
 def test_frames_however_they_are_split(numbers: Sequence[int], data: st.DataObject) -> None:
     unknown = http2.frame(0xBE, 0x42, 9, b"anything")
