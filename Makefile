@@ -14,7 +14,7 @@ RUN_STAMP := $(VENV)/.stamp-run
 DEV_STAMP := $(VENV)/.stamp-dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test coverage bench lint docs clean
+.PHONY: help demo test coverage coverage-protocols bench lint docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,6 +45,16 @@ coverage: $(DEV_STAMP)
 	$(BIN)/python -m coverage report --include='uwgate/protocols/*' --fail-under=100 || status=1; \
 	mv -f $$data/coverage .coverage || status=1; rm -rf $$data; \
 	exit $$status
+
+# The codecs alone, which no other test has to exercise: a few seconds of what the above takes.
+coverage-protocols: $(DEV_STAMP)
+	@data=$$(mktemp -d) || exit 1; status=0; export COVERAGE_FILE=$$data/coverage; \
+	$(MAKE) --no-print-directory test RUN="coverage run -m pytest" ARGS="tests/unit/protocols $(ARGS)" \
+		|| status=1; \
+	$(BIN)/python -m coverage combine --quiet || status=1; \
+	$(BIN)/python -m coverage report --skip-covered --include='uwgate/protocols/*' --fail-under=100 \
+		|| status=1; \
+	rm -rf $$data; exit $$status
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
