@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _SERVE = "from support.zygote import main; main()"
 _LONGEST = 1 << 16
+# What a test sends to a process that it takes for another one's parent.
+_NOT_MEANT = (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Forked:
@@ -47,7 +50,8 @@ class Forked:
 
     def _number(self) -> int:
         data = self._reports.recv(16)
-        assert data, "the zygote is gone"
+        if not data:
+            raise ConnectionError("the zygote is gone")
         return int(data)
 
     def poll(self) -> int | None:
@@ -64,9 +68,21 @@ class Forked:
                 selector.register(self._reports, selectors.EVENT_READ)
                 if not selector.select(timeout):
                     raise subprocess.TimeoutExpired(self.args, timeout or 0)
-            self.returncode = self._number()
+            try:
+                self.returncode = self._number()
+            except OSError:
+                self.returncode = self._orphaned(timeout)
             self._reports.close()
         return self.returncode
+
+    def _orphaned(self, timeout: float | None) -> int:
+        """The zygote is gone, and with it the code: when the process ends can still be seen."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while Path(f"/proc/{self.pid}").exists():
+            if until is not None and time.monotonic() >= until:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            time.sleep(0.01)
+        return 0
 
     def send_signal(self, number: int) -> None:
         """As of Popen: not to one that has ended."""
@@ -156,6 +172,8 @@ def _serve(requests: socket.socket) -> list[str] | None:
         each.setblocking(False)
     signal.set_wakeup_fd(wake.fileno())
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    for number in _NOT_MEANT:
+        signal.signal(number, lambda number, frame: None)
     reports: dict[int, socket.socket] = {}
     selector = selectors.DefaultSelector()
     selector.register(requests, selectors.EVENT_READ)
@@ -192,7 +210,8 @@ def _reap(reports: dict[int, socket.socket]) -> None:
 def _become(log: int) -> None:
     """A process as if it had been executed: no descriptor or signal is left of the zygote."""
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGCHLD, *_NOT_MEANT):
+        signal.signal(number, signal.SIG_DFL)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
