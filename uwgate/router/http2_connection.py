@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from uwgate.router.http1_front import Http1Front
 
 _SPARE = 12  # streams that are kept for the next requests
+_SETTINGS_BYTES = 384  # of 64 entries
 _PRIORITIES = 100  # of streams that have not come yet
 
 _HEAD = (b":method", b"HEAD")
@@ -341,6 +342,8 @@ class Http2Connection(Ends, asyncio.Protocol):
             self.acknowledged = True
             return
         self.settled = True
+        for _ in range(len(frame.payload) // _SETTINGS_BYTES):
+            self.limits.spend()  # a frame may have thousands of entries
         window = self.initial_window
         for name, value in http2.settings(frame.payload):
             if name == http2.INITIAL_WINDOW_SIZE:
