@@ -328,14 +328,11 @@ class Http2Connection(Ends, asyncio.Protocol):
         state = self.state_of(frame.stream)
         if not judge(state, http2.RST_STREAM, frame.stream):
             return
-        stream = self.streams[frame.stream]
         code = http2.number(frame.payload)
         tally = self.gateway.tally
         tally.count_reset("client", code)
         self.limits.spend_reset()
-        stream.lost()
-        self.queued -= stream.queued
-        self._forget(stream)
+        self.give_up(frame.stream)
 
     def _settings(self, frame: Frame) -> None:
         if frame.flags & http2.ACK:
@@ -455,7 +452,7 @@ class Http2Connection(Ends, asyncio.Protocol):
         """END_STREAM is on its way."""
         if self.streams.get(stream.id) is not stream:
             return  # it was reset
-        stream.said = True
+        stream.end_sent = True
         if stream.exchange.phase == TUNNEL:
             return  # the client goes on
         if stream.state == State.OPEN:
@@ -489,7 +486,7 @@ class Http2Connection(Ends, asyncio.Protocol):
         if stream.exchange.phase != IDLE:
             stream.lost()
         stream.state = State.CLOSED
-        stream.said = True
+        stream.end_sent = True
         stream.queue.clear()
         if stream.held:
             self.credit_held(stream)
@@ -498,7 +495,7 @@ class Http2Connection(Ends, asyncio.Protocol):
         stream.exchange = gateway.no_exchange
 
     def give_up(self, number: int) -> None:
-        """A stream will never be over."""
+        """The stream ends here, if there is one: nothing more is said of it."""
         stream = self.streams.get(number)
         if stream is not None:
             self.queued -= stream.queued

@@ -180,7 +180,7 @@ class Ends(Output):
         self.rest = deadline
         self.deadline = min(self.deadline, deadline) if self.slow_since else deadline
         gateway = self.gateway
-        if not self.due or gateway.short_idle or self.blocked:
+        if not self.due or gateway.short_idle:
             gateway.clock.watch(self)
 
     def expired(self) -> None:

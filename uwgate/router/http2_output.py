@@ -92,6 +92,7 @@ class Output(KnownClient):
             or size > stream.windows.send
             or size > self.windows.send
             or self.queued > _TURN
+            or self.queued > self.most_queued
         )
 
     # --- collecting -------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ class Output(KnownClient):
 
     def enqueue(self, stream: Http2Stream) -> None:
         """The stream has something to send, or its end."""
-        if stream.said:
+        if stream.end_sent:
             return
         self.writers[stream] = None
         if not self.scheduled:

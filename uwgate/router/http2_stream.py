@@ -50,16 +50,16 @@ _RESETS = {
 
 class Http2Stream:
     """``state``: see ``http2_streams``. ``queue``: pieces of the response's body that wait for the
-    client, ``queued``: their bytes; ``ended``: nothing comes behind them but ``trailer``; ``said``:
-    END_STREAM is on its way, once."""
+    client, ``queued``: their bytes; ``ended``: nothing comes behind them but ``trailer``;
+    ``end_sent``: END_STREAM is on its way, once."""
 
     __slots__ = (
         "block", "blocked", "body_bytes", "body_since", "client", "client_port",
-        "connection", "deadline", "due", "ended", "exchange", "fields", "gzip", "head_bytes",
-        "held", "http_tail", "id", "left", "line", "lingering", "paused", "persist", "priority",
-        "queue", "queued", "received", "request", "said", "scheme", "sent_bytes", "silent", "state",
-        "status", "tls_lines", "trailer", "trailer_of_request", "uwsgi_constants", "waited",
-        "websocket", "windows",
+        "connection", "deadline", "due", "end_sent", "ended", "exchange", "fields", "gzip",
+        "head_bytes", "held", "http_tail", "id", "left", "line", "lingering", "paused",
+        "persist", "priority", "queue", "queued", "received", "request", "scheme",
+        "sent_bytes", "silent", "state", "status", "tls_lines", "trailer",
+        "trailer_of_request", "uwsgi_constants", "waited", "websocket", "windows",
     )  # fmt: skip
 
     # From text to what is sent: SPDY has something else.
@@ -100,7 +100,7 @@ class Http2Stream:
         self.trailer = self.trailer_of_request = b""
         self.gzip: responder.Gzip | None = None
         self.persist = True
-        self.ended = self.said = self.lingering = self.silent = False
+        self.ended = self.end_sent = self.lingering = self.silent = False
         self.paused = self.blocked = self.waited = self.websocket = False
         self.status = self.fields = self.head_bytes = self.sent_bytes = 0
 
@@ -359,18 +359,14 @@ class Http2Stream:
             if self.waited or not self.exchange.block.expect:
                 return
             self.waited = True
-        self._interim(response_block(head.lines))
+        self._send_head(response_block(head.lines), end=False)
 
     def send_continue(self) -> None:
         """Ask for the body, once."""
         exchange = self.exchange
         if not self.waited and exchange.block.expect and not exchange.request_ended:
             self.waited = True
-            self._interim(response_block(b"HTTP/1.1 100 Continue\r\n"))
-
-    def _interim(self, block: bytes) -> None:
-        connection = self.connection
-        connection.put(connection.heads(self.id, block, end=False))
+            self._send_head(response_block(b"HTTP/1.1 100 Continue\r\n"), end=False)
 
     def data(self, payload: bytes) -> None:
         """Body bytes."""
@@ -507,7 +503,7 @@ class Http2Stream:
             self.exchange.client_lost()
             self.log(None)
         self.ended = True
-        if not self.said:
+        if not self.end_sent:
             self.connection.enqueue(self)
         elif self.state == State.HALF_CLOSED:
             self.connection.over(self)

@@ -172,12 +172,8 @@ class SpdyConnection(Http2Connection):
 
     def _end_stream(self, number: int, status: StreamStatus) -> None:
         self.limits.spend_reset()
-        stream = self.streams.get(number)
         self._rst(number, status)
-        if stream is not None:
-            stream.lost()
-            self.queued -= stream.queued
-            self._forget(stream)
+        self.give_up(number)
 
     def _living(self, number: int) -> Http2Stream | None:
         """The stream that the client goes on sending on; None: it does not know yet that there is
@@ -274,14 +270,11 @@ class SpdyConnection(Http2Connection):
         raise SpdyStreamError(frame.stream_id, status, "SYN_REPLY of a client")
 
     def _on_rst_stream(self, frame: RstStream) -> None:
-        stream = self.streams.get(frame.stream_id)
-        if stream is None:
+        if frame.stream_id not in self.streams:
             return
         self.gateway.tally.count_spdy_reset("client", frame.status)
         self.limits.spend_reset()
-        stream.lost()
-        self.queued -= stream.queued
-        self._forget(stream)
+        self.give_up(frame.stream_id)
 
     def _on_settings(self, frame: Settings) -> None:
         for setting in frame.entries:
