@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,8 +24,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _SERVE = "from support.zygote import main; main()"
 _LONGEST = 1 << 16
-# What a test sends to a process that it takes for another one's parent.
-_NOT_MEANT = (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Forked:
@@ -37,14 +34,17 @@ class Forked:
         self.args = [sys.executable, "-m", "uwgate", *words]
         self.returncode: int | None = None
         self._reports, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Who writes into every socket that this process has fails here: what the zygote does not
+        # read would be a reset when it closes its end, and the exit code be lost.
+        self._reports.shutdown(socket.SHUT_WR)
         measured = bool(_measured) and _is_early()
         with theirs:
             message, descriptors = [json.dumps(words).encode()], [log, theirs.fileno()]
             try:
                 socket.send_fds(_server(measured), message, descriptors)
-            except OSError as error:
-                print(f"\nthe zygote is gone ({error}); another one", file=sys.__stderr__)
-                _end((os.getpid(), measured))
+            except ConnectionError:
+                said = _end((os.getpid(), measured))
+                print(f"\nthe zygote is gone; another one\n{said}", file=sys.__stderr__)
                 socket.send_fds(_server(measured), message, descriptors)
         self.pid = self._number()
 
@@ -68,26 +68,15 @@ class Forked:
                 selector.register(self._reports, selectors.EVENT_READ)
                 if not selector.select(timeout):
                     raise subprocess.TimeoutExpired(self.args, timeout or 0)
-            try:
-                self.returncode = self._number()
-            except OSError:
-                self.returncode = self._orphaned(timeout)
+            self.returncode = self._number()
             self._reports.close()
         return self.returncode
-
-    def _orphaned(self, timeout: float | None) -> int:
-        """The zygote is gone, and with it the code: when the process ends can still be seen."""
-        until = None if timeout is None else time.monotonic() + timeout
-        while Path(f"/proc/{self.pid}").exists():
-            if until is not None and time.monotonic() >= until:
-                raise subprocess.TimeoutExpired(self.args, timeout or 0)
-            time.sleep(0.01)
-        return 0
 
     def send_signal(self, number: int) -> None:
         """As of Popen: not to one that has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # buried, and not reported yet
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         """SIGTERM."""
@@ -120,7 +109,7 @@ def _is_early() -> bool:
 _Key = tuple[int, bool]
 """Whose zygote it is, a process's, and whether it is measured."""
 
-_servers: dict[_Key, tuple[subprocess.Popen[bytes], socket.socket]] = {}
+_servers: dict[_Key, tuple[subprocess.Popen[bytes], socket.socket, int]] = {}
 
 
 def _server(measured: bool) -> socket.socket:
@@ -128,6 +117,7 @@ def _server(measured: bool) -> socket.socket:
     key = os.getpid(), measured
     if key not in _servers:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        errors = os.memfd_create("said")
         with theirs:
             environ = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
             process = subprocess.Popen(
@@ -135,24 +125,30 @@ def _server(measured: bool) -> socket.socket:
                 cwd=ROOT,
                 env={**environ, **_measured} if measured else environ,
                 stdin=theirs,
+                stderr=errors,
             )
-        _servers[key] = process, ours
+        _servers[key] = process, ours, errors
         atexit.register(_end, key)
     return _servers[key][1]
 
 
-def _end(key: _Key) -> None:
-    if key[0] == os.getpid() and key in _servers:
-        process, ours = _servers.pop(key)
-        ours.close()
-        process.wait(10)
+def _end(key: _Key) -> str:
+    """-> what it has said."""
+    if key[0] != os.getpid() or key not in _servers:
+        return ""
+    process, ours, errors = _servers.pop(key)
+    ours.close()
+    code = process.wait(10)
+    said = os.pread(errors, _LONGEST, 0).decode(errors="replace")
+    os.close(errors)
+    return f"exit code {code}: {said}"
 
 
 def main() -> None:
     """The zygote: forks for every message on standard input, until that ends."""
     for name in (_MEASURING, "PYTHONPATH"):
         os.environ.pop(name, None)
-    sys.path.insert(0, str(ROOT))
+    sys.path[:] = [str(ROOT), *(each for each in sys.path if each not in ("", str(ROOT / "tests")))]
     import uwgate.cli
     import uwgate.master.supervisor
     import uwgate.router.fast
@@ -172,8 +168,6 @@ def _serve(requests: socket.socket) -> list[str] | None:
         each.setblocking(False)
     signal.set_wakeup_fd(wake.fileno())
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    for number in _NOT_MEANT:
-        signal.signal(number, lambda number, frame: None)
     reports: dict[int, socket.socket] = {}
     selector = selectors.DefaultSelector()
     selector.register(requests, selectors.EVENT_READ)
@@ -188,6 +182,10 @@ def _serve(requests: socket.socket) -> list[str] | None:
             data, descriptors, _, _ = socket.recv_fds(requests, _LONGEST, 2)
             if not data:
                 return None
+            if len(descriptors) != 2:  # from a test that writes into whatever is open
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                continue
             pid = os.fork()
             if not pid:
                 for each in (requests, ended, wake, selector, *reports.values()):
@@ -197,21 +195,21 @@ def _serve(requests: socket.socket) -> list[str] | None:
                 return [str(word) for word in json.loads(data)]
             os.close(descriptors[0])
             reports[pid] = socket.socket(fileno=descriptors[1])
-            reports[pid].sendall(b"%d" % pid)
+            with contextlib.suppress(ConnectionError):
+                reports[pid].sendall(b"%d" % pid)
 
 
 def _reap(reports: dict[int, socket.socket]) -> None:
     with contextlib.suppress(ChildProcessError):
         while (found := os.waitpid(-1, os.WNOHANG)) != (0, 0):
-            with reports.pop(found[0]) as report, contextlib.suppress(BrokenPipeError):
+            with reports.pop(found[0]) as report, contextlib.suppress(ConnectionError):
                 report.sendall(b"%d" % os.waitstatus_to_exitcode(found[1]))
 
 
 def _become(log: int) -> None:
     """A process as if it had been executed: no descriptor or signal is left of the zygote."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, *_NOT_MEANT):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(source, target)

@@ -67,11 +67,11 @@ class Background:
             ours.close()
             os.setsid()
             # Not the leader of the session, so that no terminal can become its own by being opened.
-            daemon = os.fork()
-            if daemon > 0:
-                with contextlib.suppress(OSError):
-                    theirs.sendall(b"%d\n" % daemon)
+            if os.fork() > 0:
                 os._exit(0)
+            # It says so itself: of two that write, the second could be the first.
+            with contextlib.suppress(OSError):
+                theirs.sendall(b"%d\n" % os.getpid())
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
