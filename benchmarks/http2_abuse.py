@@ -2,13 +2,16 @@
 
 Three figures of each: CPU seconds of the gateway for each that the attacker spends, what the
 gateway's memory grows by, and the 99th percentile of a good client's responses beside that of the
-same client without the attack. The attacker comes back as soon as it is thrown out.
+same client without the attack. The attacker comes back as soon as it is thrown out. With
+``--proxies`` nginx and HAProxy stand the same, to compare.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import io
+import itertools
 import os
 import resource
 import socket
@@ -37,7 +40,7 @@ _TOGETHER = 100  # streams
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _PRIORITY, _RST, _SETTINGS, _PING, _WINDOW = 0, 1, 2, 3, 4, 6, 8
-_CONTINUATION = 9
+_GOAWAY, _CONTINUATION = 7, 9
 # GET / of "h", by entries of the static table and a literal
 _GET = b"\x82\x86\x84\x01\x01h"
 _POST = b"\x83\x86\x84\x01\x01h"
@@ -49,8 +52,18 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">LBL", len(payload) << 8 | kind, flags, stream) + payload
 
 
-def _numbered(make: Callable[[int], bytes]) -> bytes:
-    return b"".join(make(2 * number + 1) for number in range(_REPEATED))
+def _numbered(make: Callable[[int], bytes], count: int = _REPEATED) -> bytes:
+    return b"".join(make(2 * number + 1) for number in range(count))
+
+
+def _long_list(stream: int) -> bytes:
+    """Of more than 32 KB."""
+    field = b"\x00\x01x\x7f\xa1\x7b" + b"y" * 15_904
+    return (
+        frame(_HEADERS, 1, stream, _GET + field)
+        + frame(_CONTINUATION, 0, stream, field)
+        + frame(_CONTINUATION, 4, stream, field)
+    )
 
 
 def _made_to_reset(stream: int) -> bytes:
@@ -76,8 +89,7 @@ FLOODS: dict[str, bytes] = {
     "made-you-reset": _numbered(_made_to_reset),
     "continuation": frame(_HEADERS, 0, 1, _GET) + frame(_CONTINUATION, 0, 1) * _REPEATED,
     "bomb": _bomb(),
-    "long-list": frame(_HEADERS, 0, 1, _GET + b"\x00\x01x\x7f\xa1\x7b" + b"y" * 15_904)
-    + frame(_CONTINUATION, 4, 1, (b"\x00\x01x\x7f\xa1\x7b" + b"y" * 15_904)),
+    "long-list": _numbered(_long_list, 8),
     "even-streams": frame(_HEADERS, 5, 2, _GET),
 }
 WAITING: dict[str, bytes] = {
@@ -109,23 +121,43 @@ def attack(name: str, port: int, until: float) -> None:
         sock.close()
 
 
+def _receive(reader: io.BufferedReader, stream: int) -> None:
+    """Frames up to the end of that stream."""
+    while True:
+        head = reader.read(9)
+        if len(head) < 9:
+            raise StartError("the good client was thrown out")
+        long, number = struct.unpack_from(">L", head)[0], struct.unpack_from(">L", head, 5)[0]
+        size, kind, flags = long >> 8, head[3], head[4]
+        reader.read(size)
+        if kind in (_RST, _GOAWAY):
+            raise StartError(f"the good client got a frame of type {kind}")
+        if number == stream and flags & 1 and kind in (_DATA, _HEADERS):
+            return
+
+
 def ask(port: int, until: float) -> list[float]:
     """Seconds that each response took; asked at fixed times."""
     took = []
-    with socket.create_connection(("127.0.0.1", port), 10) as sock:
+    with socket.create_connection(("127.0.0.1", port), 10) as sock, sock.makefile("rb") as reader:
+        sock.sendall(_PREFACE + frame(_SETTINGS, 0, 0) + frame(_SETTINGS, 1, 0))
         due = time.monotonic()
-        while due < until:
+        for stream in itertools.count(1, 2):
+            if due >= until:
+                break
             time.sleep(max(0.0, due - time.monotonic()))
-            sock.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-            if b"200 OK" not in sock.recv(65536):
-                raise StartError("the good client got something else")
+            sock.sendall(frame(_HEADERS, 5, stream, _GET))
+            _receive(reader, stream)
             took.append(time.monotonic() - due)
             due += _EVERY
     return took
 
 
-def measure(name: str, gateway: Process, port: int, seconds: float, core: int) -> Iterator[Figure]:
+def measure(
+    name: str, proxied: str, gateway: Process, port: int, seconds: float, core: int
+) -> Iterator[Figure]:
     """The figures of one attack."""
+    title = f"{proxied}, {name}"
     calm = quantile(ask(port, time.monotonic() + min(seconds, 5.0)), 0.99)
     pids = family(gateway.pid)
     memory, nanos = rss_bytes(pids), cpu_nanos(pids)
@@ -136,11 +168,11 @@ def measure(name: str, gateway: Process, port: int, seconds: float, core: int) -
         said, _ = other.communicate(timeout=60)
         spent = (cpu_nanos(pids) - nanos) / 1e9
     own = float(said)
-    yield Figure(f"{name}: CPU", spent / own, "s/s", MOST_CPU, note=f"{spent:.2f} of {own:.2f} s")
-    yield Figure(f"{name}: memory", grown / 1e6, "MB", MOST_GROWTH)
+    yield Figure(f"{title}: CPU", spent / own, "s/s", MOST_CPU, note=f"{spent:.2f} of {own:.2f} s")
+    yield Figure(f"{title}: memory", grown / 1e6, "MB", MOST_GROWTH)
     late = quantile(took, 0.99)
     note = f"{late * 1e3:.2f} ms, calm {calm * 1e3:.2f}"
-    yield Figure(f"{name}: p99", late / calm, "times calm", MOST_DELAY, note=note)
+    yield Figure(f"{title}: p99", late / calm, "times calm", MOST_DELAY, note=note)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -149,6 +181,7 @@ def main(argv: list[str] | None = None) -> int:
     names = [*FLOODS, *WAITING]
     parser.add_argument("--only", default=",".join(names), help="names, with commas")
     parser.add_argument("--seconds", type=float, default=20.0, help="length of an attack (20)")
+    parser.add_argument("--proxies", default="uwgate", help="of uwgate,nginx,haproxy")
     parser.add_argument("--attack", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.attack:
@@ -167,10 +200,11 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="uwgate-abuse-") as directory, on_core(other_core):
             origin, node = start_http_origin(tools, Path(directory) / "origin", other_core)
             with origin:
-                for name in chosen:
-                    where = Path(directory) / name
-                    with proxy(tools, "uwgate", where, proxy_core, node, None) as (gateway, port):
-                        for figure in measure(name, gateway, port, options.seconds, other_core):
+                for name, each in itertools.product(chosen, options.proxies.split(",")):
+                    where = Path(directory) / each / name
+                    with proxy(tools, each, where, proxy_core, node, None) as (gateway, port):
+                        seconds = options.seconds
+                        for figure in measure(name, each, gateway, port, seconds, other_core):
                             kept &= figure.kept
                             print(figure.text, flush=True)
     except StartError as error:

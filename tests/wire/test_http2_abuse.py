@@ -167,7 +167,7 @@ def test_much_that_waits_in_many_connections() -> None:
         node.otherwise = lambda connection, seen: connection.send(response(bytes(50_000)))
         shut = frames.SettingsFrame(0, {4: 0}).serialize()
         with contextlib.ExitStack() as stack:
-            attackers = [stack.enter_context(Attacker(it)) for _ in range(8)]
+            attackers = [stack.enter_context(Attacker(it)) for _ in range(40)]
             for attacker in attackers:
                 attacker.sock.sendall(shut + b"".join(attacker.request() for _ in range(30)))
             codes: list[bytes] = []

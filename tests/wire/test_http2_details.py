@@ -238,17 +238,24 @@ def test_requests_behind_the_last_goaway_are_not_for_nothing() -> None:
         assert node.accepted == 1
 
 
-def test_windows_that_change_a_thousand_times_in_a_frame() -> None:
-    """It costs little, however many streams there are: the last one counts."""
+def test_windows_that_change_again_and_again() -> None:
+    """It costs little, however many streams there are: the last one of a frame counts."""
     with RawHttpNode() as node, running("--http-to", node.spec) as gateway, at(gateway) as client:
         for stream in range(1, 200, 2):
             client.send(client.opened(stream))
         client.assert_alive()
-        entries = [(WINDOW, 65_535 + number % 2) for number in range(2730)]
+        entries = [(WINDOW, 65_535 + number % 2) for number in range(32)]
         before = processor(worker_of(gateway))
-        client.send(*[settings(*entries)] * 20, raw(PING, 0, 0, b"12345678"))
+        client.send(*[settings(*entries)] * 1000, raw(PING, 0, 0, b"12345678"))
         client.assert_pong(b"12345678")
         assert processor(worker_of(gateway)) - before < 0.6
         for stream in range(1, 200, 2):
             client.send(raw(0, 1, stream, b"x"))
             client.finished(stream)
+
+
+def test_more_settings_than_there_are() -> None:
+    """nghttp2 takes 32 entries, too."""
+    with RawHttpNode() as node, running("--http-to", node.spec) as gateway, at(gateway) as client:
+        client.send(settings(*[(WINDOW, 65_535)] * 33))
+        client.assert_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)

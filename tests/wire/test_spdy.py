@@ -303,6 +303,7 @@ def test_what_is_seen_of_it(authority: Authority) -> None:
             "connections": 1,
             "streams": 0,
             "requests": 2,
+            "delayed": 0,
             "resets": {"client:CANCEL": 1, "gateway:INVALID_STREAM": 1},
             "goaways": {},
         }

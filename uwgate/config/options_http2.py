@@ -37,6 +37,16 @@ HTTP2_OPTIONS = (
         uwsgi=False,
     ),
     Option(
+        "http2-node-requests",
+        Kind.INT,
+        _HTTP2,
+        "Requests of a connection that wait for nodes at a time; further ones wait for these."
+        " 0: all that it may have.",
+        field="http2.node_requests",
+        parse=values.integer(0, 10_000),
+        uwsgi=False,
+    ),
+    Option(
         "http2-window",
         Kind.INT,
         _HTTP2,

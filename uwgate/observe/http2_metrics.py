@@ -12,6 +12,7 @@ _METRICS = (
     ("connections", "gauge", "Connections that speak {} now."),
     ("streams", "gauge", "Streams of {} that are not over."),
     ("requests", "counter", "Requests that came over {}."),
+    ("delayed", "counter", "Requests that came over {} and waited for others of their connection."),
 )
 
 

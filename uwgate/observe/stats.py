@@ -167,7 +167,7 @@ def _multiplexed(
     return {
         **{
             name: sums.counters.get(f"{protocol}_{name}", 0)
-            for name in ("connections", "streams", "requests")
+            for name in ("connections", "streams", "requests", "delayed")
         },
         "resets": dict(sorted(resets.items())),
         "goaways": dict(sorted(goaways.items())),

@@ -45,6 +45,10 @@ _WINDOW = Struct(">HBBBLL")
 
 # Frames of a header block behind the first: more are no request, however small (CVE-2024-27316).
 _MOST_CONTINUATIONS = 16
+_MOST_SETTINGS = 32  # entries of a frame: there are ten names
+_MOST_AT_ONCE = 128  # frames
+_MOST_BYTES = 65536  # at once, without DATA
+_REQUEST = 3072  # bytes of another frame that cost as much as a request
 
 
 class ErrorCode(IntEnum):
@@ -110,17 +114,22 @@ _ON_CONNECTION = frozenset((SETTINGS, PING, GOAWAY, PRIORITY_UPDATE))
 
 class FrameReader:
     """Bytes of a client behind the preface -> frames. ``max_frame``: bytes of a payload that we
-    have announced; ``max_block``: bytes of a header block, compressed.
+    have announced; ``max_block``: bytes of a header block, compressed. ``more``: frames that came
+    are left for the next call.
 
     Every frame that is returned has a valid size and, as to zero or not, stream.
     """
 
-    __slots__ = ("_block", "_buffer", "_continuations", "_first", "max_block", "max_frame")
+    __slots__ = (
+        "_at", "_block", "_buffer", "_continuations", "_first", "max_block", "max_frame", "more",
+    )  # fmt: skip
 
     def __init__(self, max_frame: int = DEFAULT_FRAME, max_block: int = 65536) -> None:
         self.max_frame = max_frame
         self.max_block = max_block
+        self.more = False
         self._buffer = b""
+        self._at = 0  # what comes before was read
         self._first: Frame | None = None  # HEADERS whose block goes on
         self._block: list[bytes] = []
         self._continuations = 0
@@ -128,36 +137,57 @@ class FrameReader:
     @property
     def slow(self) -> bool:
         """Whether a frame other than DATA, or a header block, has begun and is not complete."""
-        return self._first is not None or (bool(self._buffer) and self._buffer[3:4] != b"\0")
+        if self._first is not None:
+            return True
+        at = self._at
+        return len(self._buffer) > at and self._buffer[at + 3 : at + 4] != b"\0"
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Frames that are complete now. Raises Http2Error behind which nothing may be read; the
-        frames before the bad one are in its ``frames``."""
+        """Frames that are complete now: at most 128, or about 20 requests, or 64 KB without DATA,
+        so that a flood takes turns with others; ``feed(b"")`` goes on. Raises FrameError, behind
+        which nothing may be read."""
+        pos = self._at
         if self._buffer:
-            data = self._buffer + data
+            data, pos = (self._buffer[pos:] + data, 0) if data else (self._buffer, pos)
         frames: list[Frame] = []
-        pos, end = 0, len(data)
+        end, left = len(data), _MOST_BYTES
+        self.more = True
         try:
-            while end - pos >= 9:
+            for _ in range(_MOST_AT_ONCE):
+                if end - pos < 9:
+                    self.more = False
+                    break
                 high, low, kind, flags, stream = _HEADER.unpack_from(data, pos)
                 size = high << 8 | low
                 stream &= MAX_WINDOW  # a reserved bit
                 if size > self.max_frame:
                     raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
                 if end - pos - 9 < size:
+                    self.more = False
                     break
                 payload = data[pos + 9 : pos + 9 + size]
                 pos += 9 + size
                 if kind == HEADERS and flags & _ALONE == END_HEADERS and stream and not self._first:
                     frames.append(Frame(HEADERS, flags, stream, payload, size))
-                    continue
-                frame = self._frame(kind, flags, stream, payload, size)
-                if frame is not None:
+                    size += _REQUEST
+                else:
+                    frame = self._frame(kind, flags, stream, payload, size)
+                    if frame is None:
+                        continue
                     frames.append(frame)
+                    if kind == DATA:
+                        continue
+                    size = frame.size + _REQUEST if frame.type == HEADERS else frame.size
+                left -= size
+                if left < 0:
+                    break
         except Http2Error as error:
-            self._buffer = b""
+            self._buffer, self._at, self.more = b"", 0, False
             raise FrameError(error.code, str(error), frames) from None
-        self._buffer = data[pos:]
+        if self.more:
+            self._buffer, self._at = data, pos
+        else:
+            self._buffer, self._at = data[pos:], 0
         return frames
 
     def _frame(
@@ -259,7 +289,9 @@ def number(payload: bytes) -> int:
 
 def settings(payload: bytes) -> list[tuple[int, int]]:
     """The entries of SETTINGS in order, unknown ones included. Raises Http2Error for a value that
-    is not allowed (RFC 9113 §6.5.2)."""
+    is not allowed (RFC 9113 §6.5.2), and for more than 32 entries."""
+    if len(payload) > _MOST_SETTINGS * _SETTING.size:
+        raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too many entries of SETTINGS")
     entries: list[tuple[int, int]] = list(_SETTING.iter_unpack(payload))
     for name, value in entries:
         if name in (ENABLE_PUSH, ENABLE_CONNECT_PROTOCOL, NO_RFC7540_PRIORITIES) and value > 1:

@@ -67,6 +67,16 @@ class Exchange(Attempts):
                 return
         self.pick()
 
+    def wait(self, request: RequestLine, block: RequestBlock) -> None:
+        """Not yet: ``start`` follows, or the end."""
+        self.request = request
+        self.block = block
+        self.request_ended = self.plain = False
+        self.attempts = 0
+        self.node = None
+        self.phase = RESOLVING
+        self._mark()
+
     def again(self) -> None:
         """Begin the same request as the last one, which was plain and repeatable: the usual case,
         where nothing can go wrong that cannot be tried again."""
@@ -107,9 +117,12 @@ class Exchange(Attempts):
 
     def _count(self) -> None:
         """One request more, and when it began."""
-        gateway = self.gateway
-        gateway.tally.requests += 1
-        if gateway.timed:
+        self.gateway.tally.requests += 1
+        self._mark()
+
+    def _mark(self) -> None:
+        """The request log begins to count."""
+        if self.gateway.timed:
             self.started_at = time.monotonic()
             self.connected_at = self.first_byte_at = 0.0
             self.request_size = self.packet_size = 0
@@ -181,12 +194,12 @@ class Exchange(Attempts):
             self.fail(Failure.RESOLVE_TIMEOUT)
         elif phase == SPOOLING or (phase == SENT and not self.request_ended):
             self.fail(Failure.BODY_TIMEOUT)
-        elif phase == SENT:
-            self.fail(Failure.NODE_TIMEOUT)
         elif phase == TUNNEL:
             self.abort(Failure.TUNNEL_TIMEOUT)
         elif self.back is not None and self.back.paused:
             self.abort(Failure.CLIENT_TIMEOUT)
+        elif phase == SENT:
+            self.fail(Failure.NODE_TIMEOUT)
         else:
             self.abort(Failure.NODE_STALLED)
 

@@ -32,7 +32,7 @@ from uwgate.protocols.http2_streams import State, judge
 from uwgate.router.errors import FAILURES, Failure
 from uwgate.router.http1_responses import GONE
 from uwgate.router.http2_ends import GONE as CLOSED
-from uwgate.router.http2_ends import OPEN, PREFACE, Ends
+from uwgate.router.http2_ends import OPEN, PREFACE, PROBE, Ends
 from uwgate.router.http2_limits import Limits
 from uwgate.router.http2_stream import Http2Stream
 from uwgate.router.phases import IDLE, TUNNEL
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from uwgate.router.hsts import Hsts
     from uwgate.router.http import HttpGateway
     from uwgate.router.http1_front import Http1Front
+    from uwgate.router.http2_request import RequestSide
 
 _SPARE = 12  # streams that are kept for the next requests
-_SETTINGS_BYTES = 384  # of 64 entries
 _PRIORITIES = 100  # of streams that have not come yet
 
 _HEAD = (b":method", b"HEAD")
@@ -140,8 +140,20 @@ class Http2Connection(Ends, asyncio.Protocol):
             self._take_last(error)
         except Http2Error as error:
             self.fail(error.code, str(error))
-        self.watch_slow()
+        self.more = self.reader.more
+        if self.more:
+            self.take_turns()
+        else:
+            self.watch_slow()
         self.flush()
+
+    def read_on(self) -> None:
+        """The next part of what came."""
+        self._read(b"")
+
+    def count_delayed(self) -> None:
+        """A request has to wait."""
+        self.gateway.tally.http2_delayed += 1
 
     def _take_last(self, error: FrameError) -> None:
         """What came before the frame that is the end."""
@@ -155,6 +167,8 @@ class Http2Connection(Ends, asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends no more; what it has asked for is still wanted."""
+        while self.more and self.stage == OPEN:
+            self._read(b"")
         self.eof = True
         for number, stream in list(self.streams.items()):
             # Neither the rest of a request nor a larger window will come.
@@ -163,6 +177,8 @@ class Http2Connection(Ends, asyncio.Protocol):
         if self.stage != OPEN or not self.streams:
             return False
         self.drain()
+        self.rest_until(self.gateway.clock.now + PROBE)
+        self.gateway.clock.watch(self)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -197,7 +213,10 @@ class Http2Connection(Ends, asyncio.Protocol):
         self.blocked = False
         if self.stage == OPEN:
             self.rest_until(self.gateway.request_deadline)
-            self.transport.resume_reading()
+            if self.more:
+                self.take_turns()
+            else:
+                self.transport.resume_reading()
             self.schedule()
 
     # --- frames -----------------------------------------------------------------------------------
@@ -339,8 +358,6 @@ class Http2Connection(Ends, asyncio.Protocol):
             self.acknowledged = True
             return
         self.settled = True
-        for _ in range(len(frame.payload) // _SETTINGS_BYTES):
-            self.limits.spend()  # a frame may have thousands of entries
         window = self.initial_window
         for name, value in http2.settings(frame.payload):
             if name == http2.INITIAL_WINDOW_SIZE:
@@ -350,8 +367,10 @@ class Http2Connection(Ends, asyncio.Protocol):
             elif name == http2.HEADER_TABLE_SIZE and value < DEFAULT_TABLE:
                 # Ours has never had an entry; it has to be said all the same (RFC 9113 §4.3.1).
                 self.prefix = EMPTY_TABLE
-        if window != self.initial_window:  # the last one: there may be thousands in a frame
+        if window != self.initial_window:
             self.resize_windows(window)
+            if self.holding:
+                self.release()
         self.put(http2.frame(http2.SETTINGS, http2.ACK, 0))
 
     def _ping(self, frame: Frame) -> None:
@@ -371,6 +390,8 @@ class Http2Connection(Ends, asyncio.Protocol):
                 self.windows.grant(increment)
             except OverflowError:
                 raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "a window too large") from None
+            if self.holding:
+                self.release()
             return
         if not judge(self.state_of(number), http2.WINDOW_UPDATE, number):
             return
@@ -383,6 +404,8 @@ class Http2Connection(Ends, asyncio.Protocol):
             raise StreamError(number, ErrorCode.FLOW_CONTROL_ERROR, "too large") from None
         if stream.queue or stream.ended:
             self.enqueue(stream)
+        elif stream.blocked:
+            self.release()
 
     def _priority(self, frame: Frame) -> None:
         """RFC 9113 §5.3: means nothing any more, but for this."""
@@ -405,7 +428,7 @@ class Http2Connection(Ends, asyncio.Protocol):
 
     # --- for streams ------------------------------------------------------------------------------
 
-    def took(self, stream: Http2Stream, size: int) -> None:
+    def took(self, stream: RequestSide, size: int) -> None:
         """Received bytes that are not held any more: the client may send as many again."""
         self.credit(size)
         if stream.state == State.OPEN:
@@ -432,7 +455,7 @@ class Http2Connection(Ends, asyncio.Protocol):
 
     def reset(self, stream: Http2Stream, code: ErrorCode) -> None:
         """End a stream before its time; its exchange is over."""
-        self.queued -= stream.queued
+        self.less(stream.queued)
         self.refuse(stream.id, code)
         self._forget(stream)
 
@@ -498,7 +521,7 @@ class Http2Connection(Ends, asyncio.Protocol):
         """The stream ends here, if there is one: nothing more is said of it."""
         stream = self.streams.get(number)
         if stream is not None:
-            self.queued -= stream.queued
+            self.less(stream.queued)
             stream.lost()
             self._forget(stream)
 

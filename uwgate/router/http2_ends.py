@@ -9,7 +9,7 @@ from uwgate.protocols import http2
 from uwgate.protocols.http2 import ErrorCode, FrameReader
 from uwgate.router.clock import TICK
 from uwgate.router.errors import Failure
-from uwgate.router.http2_output import Output
+from uwgate.router.http2_turns import Turns
 
 if TYPE_CHECKING:
     from uwgate.router.http import HttpGateway
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 FOREVER = (1 << 31) - 1
 """A stream: GOAWAY that refuses none yet (RFC 9113 §6.8)."""
 
+PROBE = 1.0
+"""Seconds between questions to who sends no more, whether there is anybody."""
+
 _LINGER = 2.0  # seconds that a client may read why
 _NOTICE = 1.0  # seconds between the two steps: what has been sent meanwhile is served
 
@@ -25,7 +28,7 @@ _NOTICE = 1.0  # seconds between the two steps: what has been sent meanwhile is 
 PREFACE, OPEN, CLOSING, GONE = range(4)
 
 
-class Ends(Output):
+class Ends(Turns):
     """``last``: the highest stream of the client. ``step``: of the end: 1 announced, 2 no stream
     behind ``ended_at`` is taken. ``settled``: the client's SETTINGS are here. ``slow_since``: a
     frame that is no DATA has been on its way since then; ``rest``: the deadline but for that."""
@@ -198,10 +201,18 @@ class Ends(Output):
             self.fail(ErrorCode.ENHANCE_YOUR_CALM, "a header section that does not end")
         elif self.step == 1 and not gateway.gently:
             self.drain()
+        elif self.streams and self.eof:
+            self.probe()
+            self.rest_until(now + PROBE)
         elif self.streams:
             self.rest_until(gateway.request_deadline)
         else:
             self.drain()
+
+    def probe(self) -> None:
+        """Something that needs no answer: if all of the connection is closed, not one side of it,
+        the client's system says so, and nodes do not work for nobody."""
+        self.put(http2.frame(http2.PING, 0, 0, b"anybody?"))
 
     def _given_up(self) -> None:
         """The client does not take what is sent."""

@@ -31,10 +31,11 @@ class Output(KnownClient):
     """``out``: pieces of the next write; ``bulky``: it is too large to be copied; ``finished``:
     there is none; ``eof``: the client sends no more. ``writers``: streams with something to send
     that may be sent as far as their own windows go. ``queued``: bytes that wait in all streams.
-    ``windows``: of the connection. ``prefix``: what the next header block has to begin with."""
+    ``delayed``: streams that have not begun. ``windows``: of the connection. ``prefix``: what the
+    next header block has to begin with."""
 
     __slots__ = (
-        "blocked", "bulky", "eof", "finished", "initial_window", "limits", "max_frame",
+        "blocked", "bulky", "delayed", "eof", "finished", "initial_window", "limits", "max_frame",
         "most_queued", "out", "prefix", "queued", "scheduled", "streams", "transport", "windows",
         "writers",
     )  # fmt: skip
@@ -55,6 +56,7 @@ class Output(KnownClient):
         self.eof = False
         self.finished = False
         self.streams: dict[int, Http2Stream] = {}
+        self.delayed: dict[int, Http2Stream] = {}
         self.writers: dict[Http2Stream, None] = {}
         self.queued = 0
         self.prefix = b""
@@ -71,6 +73,14 @@ class Output(KnownClient):
 
     def give_up(self, number: int) -> None:
         """A stream will never be over."""
+        raise AssertionError
+
+    def less(self, size: int) -> None:
+        """So many bytes that waited do so no more."""
+        raise AssertionError
+
+    def ready(self) -> None:
+        """Requests that wait may have their turn."""
         raise AssertionError
 
     @property
@@ -153,6 +163,8 @@ class Output(KnownClient):
     def flush(self) -> None:
         """Write what there is."""
         self.scheduled = False
+        if self.delayed:
+            self.ready()
         if self.writers and not self.blocked:
             self._bodies()
         out = self.out
@@ -179,7 +191,7 @@ class Output(KnownClient):
             self._pump(next(iter(self.writers)), _TURN)
             return
         left = _TURN
-        for _, group in groupby(sorted(self.writers, key=_rank), _urgency):
+        for _, group in groupby(sorted(self.writers, key=_rank), urgency):
             left = self._share(list(group), left)
             if left <= 0 or self.windows.send <= 0:
                 break
@@ -238,7 +250,7 @@ class Output(KnownClient):
             self.gateway.loop.call_soon(self.give_up, stream.id)
         if sent:
             self.limits.earn(frames)
-            self.queued -= sent
+            self.less(sent)
             stream.sent_some(sent)
         return sent
 
@@ -268,7 +280,7 @@ class Output(KnownClient):
         return header_frames(number, block, self.max_frame, end=end)
 
     def _finish(self, stream: Http2Stream, sent: int) -> None:
-        self.queued -= sent
+        self.less(sent)
         stream.queued = 0
         self.writers.pop(stream, None)
         self.sent_all(stream)
@@ -294,7 +306,8 @@ class Output(KnownClient):
                 self.enqueue(stream)
 
 
-def _urgency(stream: Http2Stream) -> int:
+def urgency(stream: Http2Stream) -> int:
+    """The lower, the more urgent (RFC 9218 §4.1)."""
     return stream.priority.urgency
 
 

@@ -8,240 +8,41 @@ from __future__ import annotations
 
 import time
 from _socket import socket as new_socket  # see upstream_uwsgi
-from collections import deque
 from typing import TYPE_CHECKING, cast
 
-from uwgate.protocols.http1_request import RequestBlock, RequestLine
 from uwgate.protocols.http1_response import ResponseHead
-from uwgate.protocols.http2 import ErrorCode, StreamError
-from uwgate.protocols.http2_fields import (
-    UNKNOWN,
-    FieldError,
-    Fields,
-    field_block,
-    response_block,
-    trailer_lines,
-)
-from uwgate.protocols.http2_priority import DEFAULT, Priority
-from uwgate.protocols.http2_streams import State, Windows
+from uwgate.protocols.http2 import ErrorCode
+from uwgate.protocols.http2_fields import field_block, response_block
+from uwgate.protocols.http2_streams import State
 from uwgate.router import responder
 from uwgate.router.errors import Failure
 from uwgate.router.front import field_of
-from uwgate.router.http1_bodies import BODY_GRACE
-from uwgate.router.phases import IDLE, TUNNEL
+from uwgate.router.http2_request import RequestSide
+from uwgate.router.phases import IDLE
 from uwgate.router.responder import NONE
 
 if TYPE_CHECKING:
-    from uwgate.router.exchange import Exchange
     from uwgate.router.front import Connection
-    from uwgate.router.http2_connection import Http2Connection
 
 HELD = 65536
 """Bytes of a response that wait in a stream before its node has to."""
 
 _BULK = 65536  # bytes
-_NOTHING = RequestBlock(b"")
-_LINGER = 2.0  # seconds
 _RESETS = {
     Failure.CLIENT_TIMEOUT: ErrorCode.CANCEL,
     Failure.KILLED: ErrorCode.CANCEL,
 }
 
 
-class Http2Stream:
-    """``state``: see ``http2_streams``. ``queue``: pieces of the response's body that wait for the
-    client, ``queued``: their bytes; ``ended``: nothing comes behind them but ``trailer``;
-    ``end_sent``: END_STREAM is on its way, once."""
+class Http2Stream(RequestSide):
+    """The response side: a request as its connection sees it (``http2_request``), and what its
+    exchange calls."""
 
-    __slots__ = (
-        "block", "blocked", "body_bytes", "body_since", "client", "client_port",
-        "connection", "deadline", "due", "end_sent", "ended", "exchange", "fields", "gzip",
-        "head_bytes", "held", "http_tail", "id", "left", "line", "lingering", "paused",
-        "persist", "priority", "queue", "queued", "received", "request", "scheme",
-        "sent_bytes", "silent", "state", "status", "tls_lines", "trailer",
-        "trailer_of_request", "uwsgi_constants", "waited", "websocket", "windows",
-    )  # fmt: skip
+    __slots__ = ()
 
     # From text to what is sent: SPDY has something else.
     block_of = staticmethod(response_block)
     trailer_of = staticmethod(field_block)
-
-    def __init__(self, connection: Http2Connection) -> None:
-        gateway = connection.gateway
-        self.connection = connection
-        self.client = connection.client
-        self.client_port = connection.client_port
-        self.scheme = connection.scheme
-        self.http_tail = connection.http_tail
-        self.tls_lines = connection.tls_lines
-        self.uwsgi_constants = connection.uwsgi_constants
-        self.windows = Windows(0, 0)
-        self.queue: deque[bytes | memoryview] = deque()
-        self.held: list[bytes] = []  # of the request's body, while the exchange does not take it
-        self.deadline = 0.0
-        self.due = 0
-        self.line = b""  # of HTTP/1 fronts, where it may be sent at once
-        self.exchange: Exchange = gateway.make_exchange(gateway, self)
-        self.block = _NOTHING
-        self.request: RequestLine | None
-        self.clear()
-
-    def clear(self) -> None:
-        """As before the first request."""
-        self.id = 0
-        self.state = State.IDLE
-        self.priority = DEFAULT
-        self.queued = 0
-        self.left = UNKNOWN  # a refused request has a body of any length
-        self.body_bytes = self.received = 0
-        self.body_since = 0.0
-        self.request = None
-        self.block = _NOTHING
-        self.trailer = self.trailer_of_request = b""
-        self.gzip: responder.Gzip | None = None
-        self.persist = True
-        self.ended = self.end_sent = self.lingering = self.silent = False
-        self.paused = self.blocked = self.waited = self.websocket = False
-        self.status = self.fields = self.head_bytes = self.sent_bytes = 0
-
-    # --- from the connection ----------------------------------------------------------------------
-
-    def begin_request(
-        self, request: RequestLine, block: RequestBlock, length: int, priority: Priority
-    ) -> None:
-        """The header section is here. ``length``: bytes of the body, UNKNOWN if nobody has said;
-        ``state`` says whether there may be one."""
-        gateway = self.connection.gateway
-        self.request = request
-        self.block = block
-        self.priority = priority
-        self.deadline = gateway.request_deadline
-        if not self.due:
-            gateway.clock.watch(self)
-        exchange = self.exchange
-        exchange.extra = exchange.extra_variables = b""
-        settings = gateway.settings
-        if request.method == b"CONNECT":
-            self.refuse(Failure.METHOD_REFUSED)
-        elif (settings.max_body and length > settings.max_body) or (
-            block.expect and 1 < settings.manage_expect < length
-        ):
-            self.refuse(Failure.BODY_TOO_LARGE)
-        else:
-            self.left = length
-            self.body_since = gateway.clock.now
-            exchange.start(request, block, not block.length)
-
-    def body(self, payload: bytes, size: int, ended: bool) -> None:
-        """DATA: ``size`` bytes of the windows. Raises StreamError."""
-        try:
-            self.take_length(len(payload), ended)
-        except StreamError:
-            self.connection.credit(size)
-            raise
-        self.body_bytes += len(payload)
-        if ended:
-            self.state = State.HALF_CLOSED
-        exchange = self.exchange
-        if exchange.phase == IDLE:
-            self.connection.took(self, size)  # answered already
-            if ended and self.lingering:
-                self.connection.over(self)
-            return
-        if self.paused or self.held or (self.websocket and exchange.phase != TUNNEL):
-            self.held.append(payload)
-            self.connection.took(self, size - len(payload))
-            return
-        self._pace()
-        if payload:
-            self._hand_on(payload)
-        # A failure may have been the answer: what has come is not held in any case.
-        self.connection.took(self, size)
-        if ended and not self.paused:
-            self._request_end()
-
-    def take_length(self, size: int, ended: bool) -> None:
-        """Content-Length and DATA must agree (RFC 9113 §8.1.1)."""
-        if self.left != UNKNOWN:
-            self.left -= size
-            if self.left < 0 or (ended and self.left):
-                raise StreamError(self.id, ErrorCode.PROTOCOL_ERROR, "not Content-Length bytes")
-            return
-        most = self.connection.gateway.settings.max_body
-        self.received += size
-        if most and self.received > most and not self.websocket:
-            self.exchange.fail(Failure.BODY_TOO_LARGE)
-
-    def trailers(self, fields: Fields, ended: bool) -> None:
-        """HEADERS behind the body. Raises StreamError."""
-        if not ended:
-            raise StreamError(self.id, ErrorCode.PROTOCOL_ERROR, "HEADERS in the middle")
-        self.take_length(0, True)
-        try:
-            lines = trailer_lines(fields)
-        except FieldError as error:
-            raise StreamError(self.id, ErrorCode.PROTOCOL_ERROR, str(error)) from None
-        self.state = State.HALF_CLOSED
-        if self.lingering:
-            self.connection.over(self)
-        elif self.paused or self.held:
-            self.trailer_of_request = lines
-        elif self.exchange.phase != IDLE:
-            self._request_end(lines)
-
-    def _hand_on(self, payload: bytes) -> None:
-        exchange = self.exchange
-        if self.websocket:
-            exchange.request_size += len(payload)
-            back = exchange.back
-            if back is not None:
-                back.write(payload)
-        else:
-            exchange.request_data(payload)
-
-    def _request_end(self, trailer: bytes = b"") -> None:
-        exchange = self.exchange
-        if exchange.phase == TUNNEL:
-            back = exchange.back
-            if back is None or self.ended:
-                self.end_tunnel()
-            else:
-                back.write_eof()
-        elif exchange.phase != IDLE and not exchange.request_ended:
-            exchange.request_end(trailer)
-
-    def _pace(self) -> None:
-        """Inactivity, or an average below the minimum rate, whichever strikes first."""
-        gateway = self.connection.gateway
-        settings, now = gateway.settings, gateway.clock.now
-        deadline = now + settings.timeout
-        if settings.body_min_rate and not self.websocket:
-            due = self.body_since + BODY_GRACE + self.body_bytes / settings.body_min_rate
-            deadline = min(deadline, due)
-        self.deadline = deadline
-        if deadline < self.due:
-            gateway.clock.watch(self)
-
-    def lost(self, failure: Failure = Failure.CLIENT_CLOSED) -> None:
-        """The client does not want it any more, or is gone."""
-        exchange = self.exchange
-        if exchange.phase != IDLE:
-            usual = exchange.phase == TUNNEL and failure == Failure.CLIENT_CLOSED
-            exchange.client_lost()
-            if not usual:
-                self.connection.gateway.tally.errors[failure] += 1
-            self.log(None if usual else failure)
-
-    def linger(self) -> None:
-        """The response is on its way, and the request is not complete: what else comes of it is
-        read for a moment. Clients that get RST_STREAM with a response may not look at that (curl
-        before 8); RFC 9113 §8.1 has it afterwards."""
-        self.lingering = True
-        held, self.held = self.held, []
-        self.connection.took(self, sum(map(len, held)))
-        clock = self.connection.gateway.clock
-        self.deadline = clock.now + _LINGER
-        clock.watch(self)
 
     def refuse(self, failure: Failure) -> None:
         """A request that is not even begun."""
@@ -259,10 +60,21 @@ class Http2Stream:
             not self.queued
             or (self.queued < HELD // 2 and connection.queued < connection.most_queued)
         ):
-            self.blocked = False
-            back = self.exchange.back
-            if back is not None:
-                back.resume()
+            self.start_node()
+
+    def stop_node(self) -> None:
+        """The client does not take what the node sends."""
+        back = self.exchange.back
+        if back is not None and not back.paused:  # it may be another than the one that was stopped
+            self.blocked = True
+            back.pause()
+
+    def start_node(self) -> None:
+        """The node may go on."""
+        self.blocked = False
+        back = self.exchange.back
+        if back is not None:
+            back.resume()
 
     def expired(self) -> None:
         """The deadline passed."""
@@ -271,6 +83,8 @@ class Http2Stream:
             self.deadline = 0.0
         elif self.lingering:
             self.connection.reset(self, ErrorCode.NO_ERROR)
+        elif self.delayed:
+            self.exchange.fail(Failure.NODE_TIMEOUT)  # the others were not answered in time
         elif self.exchange.phase != IDLE:
             self.exchange.expired()
             if self.deadline > gateway.clock.now:
@@ -388,12 +202,10 @@ class Http2Stream:
         if len(payload) >= _BULK:  # at once: at the end of the turn it is in no cache any more
             connection.flush()
         much = self.queued > HELD or connection.queued > connection.most_queued
-        if much and not self.blocked and connection.is_behind(self):
-            back = self.exchange.back
-            if back is not None:
-                self.blocked = True
-                back.pause()
+        if much and connection.is_behind(self):
+            self.stop_node()
             if connection.queued > connection.most_queued:
+                connection.hold()
                 connection.gateway.http2.weigh(connection)
 
     def end(self, trailer: bytes) -> None:
@@ -511,33 +323,6 @@ class Http2Stream:
             self.linger()
 
     # --- questions and pauses ---------------------------------------------------------------------
-
-    def pause(self) -> None:
-        """Stop reading the request body: what the windows still allow is kept here."""
-        self.paused = True
-
-    def resume(self) -> None:
-        """Go on reading the request body."""
-        if not self.paused:
-            return
-        self.paused = False
-        self.body_since = self.connection.gateway.clock.now
-        self.body_bytes = 0
-        self._pace()
-        connection = self.connection
-        connection.gateway.loop.call_soon(self._hand_over, self.id)
-
-    def _hand_over(self, number: int) -> None:
-        """Go on with what was kept. Not in ``resume``: who calls that has earlier bytes to send."""
-        if number != self.id:
-            return  # it serves another request
-        while self.held and not self.paused and self.exchange.phase != IDLE:
-            payload = self.held.pop(0)
-            self._hand_on(payload)
-            self.connection.took(self, len(payload))
-        if not self.held and not self.paused and self.state == State.HALF_CLOSED:
-            lines, self.trailer_of_request = self.trailer_of_request, b""
-            self._request_end(lines)
 
     def forget_response(self) -> None:
         """A new request begins."""

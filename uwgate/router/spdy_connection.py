@@ -69,6 +69,8 @@ _STATUSES = {
     ErrorCode.FRAME_SIZE_ERROR: StreamStatus.FRAME_TOO_LARGE,
     ErrorCode.REFUSED_STREAM: StreamStatus.REFUSED_STREAM,
 }
+_MOST_AT_ONCE = 128  # frames
+
 _SESSION = {
     ErrorCode.NO_ERROR: SessionStatus.OK,
     ErrorCode.INTERNAL_ERROR: SessionStatus.INTERNAL_ERROR,
@@ -118,6 +120,10 @@ class SpdyConnection(Http2Connection):
         """A connection more or less."""
         self.gateway.tally.spdy_connections += change
 
+    def count_delayed(self) -> None:
+        """A request has to wait."""
+        self.gateway.tally.spdy_delayed += 1
+
     # --- reading ----------------------------------------------------------------------------------
 
     def _read(self, data: bytes) -> None:
@@ -125,17 +131,21 @@ class SpdyConnection(Http2Connection):
             return
         self.buffer += data
         self.scheduled = True  # in any case, below
-        taken = False
+        taken, left = False, _MOST_AT_ONCE
         try:
-            while self.stage == OPEN and self._read_one():
-                taken = True
+            while left and self.stage == OPEN and self._read_one():
+                taken, left = True, left - 1
         except Http2Error as error:
             self.fail(error.code, str(error))
         except SpdyError as error:
             self.fail(ErrorCode.PROTOCOL_ERROR, str(error))
         if taken and self.slow_since:  # what is not complete now has only begun
             self.slow_since, self.deadline = 0.0, self.rest
-        self.watch_slow()
+        self.more = not left
+        if self.more:
+            self.take_turns()
+        else:
+            self.watch_slow()
         self.flush()
 
     def _read_one(self) -> bool:
@@ -281,6 +291,8 @@ class SpdyConnection(Http2Connection):
             # Nothing that clients are to keep was ever sent: PERSISTED is somebody else's.
             if setting.setting_id == INITIAL_WINDOW_SIZE and not setting.flags & PERSISTED:
                 self.resize_windows(setting.value)
+                if self.holding:
+                    self.release()
 
     def _on_ping(self, frame: Ping) -> None:
         if frame.ping_id & 1:
@@ -296,6 +308,8 @@ class SpdyConnection(Http2Connection):
                 self.windows.grant(frame.delta)
             except OverflowError:
                 raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "a window too large") from None
+            if self.holding:
+                self.release()
             return
         stream = self.streams.get(number)
         if stream is None:
@@ -306,6 +320,8 @@ class SpdyConnection(Http2Connection):
             raise StreamError(number, ErrorCode.FLOW_CONTROL_ERROR, "too large") from None
         if stream.queue or stream.ended:
             self.enqueue(stream)
+        elif stream.blocked:
+            self.release()
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -332,6 +348,10 @@ class SpdyConnection(Http2Connection):
         self.limits.earn()
         self.sent_all(stream)
         return True
+
+    def probe(self) -> None:
+        """Something that needs no answer."""
+        self.put(ping_frame(2))
 
     def trailer_frames(self, stream: Http2Stream) -> bytes:
         """Trailers; spdy-transport does not see FIN in HEADERS."""

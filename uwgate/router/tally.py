@@ -30,6 +30,7 @@ class Tally:
         "errors",
         "handshakes",
         "http2_connections",
+        "http2_delayed",
         "http2_goaways",
         "http2_requests",
         "http2_resets",
@@ -43,6 +44,7 @@ class Tally:
         "rx",
         "seconds",
         "spdy_connections",
+        "spdy_delayed",
         "spdy_goaways",
         "spdy_requests",
         "spdy_resets",
@@ -69,11 +71,13 @@ class Tally:
         self.http2_connections = 0  # open now
         self.http2_streams = 0  # not over
         self.http2_requests = 0  # requests that came over HTTP/2
+        self.http2_delayed = 0  # of these, those that waited for others of their connection
         self.http2_resets: dict[str, int] = {}  # streams ended early, by side and code
         self.http2_goaways: dict[str, int] = {}  # connections that we have ended, by code
         self.spdy_connections = 0  # the same of SPDY
         self.spdy_streams = 0
         self.spdy_requests = 0
+        self.spdy_delayed = 0
         self.spdy_resets: dict[str, int] = {}
         self.spdy_goaways: dict[str, int] = {}
         self.seconds = 0.0  # sum of request durations, where they are measured
@@ -103,6 +107,7 @@ class Tally:
         "errors": {log word: int, …} (every word),
         "tls_handshakes": {"TLSv1.3": int, …}, "tls_resumed": {"TLSv1.3": int, …},
         "http2_connections": int, "http2_streams": int, "http2_requests": int,
+        "http2_delayed": int,
         "http2_resets": {"client:CANCEL": int, …}, "http2_goaways": {"NO_ERROR": int, …},
         "spdy_…": as ``http2_…``}``
         """

@@ -59,6 +59,10 @@ CASES: list[tuple[oracle.Frame, Frame]] = [
 ]
 
 
+def raw(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return http2.frame(kind, flags, stream, payload)
+
+
 @pytest.mark.parametrize(("sent", "found"), CASES)
 def test_a_frame(sent: oracle.Frame, found: Frame) -> None:
     assert FrameReader().feed(sent.serialize()) == [found]
@@ -89,16 +93,61 @@ def test_a_block_in_pieces() -> None:
     assert not reader.slow
 
 
+@given(
+    st.lists(st.sampled_from([*range(len(CASES))] * 8), max_size=200),
+    st.integers(0, 40), st.integers(0, 500), st.data(),
+)
+def test_many_frames_take_turns(
+    numbers: list[int], requests: int, pings: int, data: st.DataObject
+) -> None:
+    """None is lost, whatever comes behind those that wait."""
+    request = raw(http2.HEADERS, 5, 1, b"block")
+    ping = raw(http2.PING, 0, 0, bytes(8))
+    many = [*(CASES[number][0].serialize() for number in numbers), *[request] * requests]
+    wire = b"".join([*many, *[ping] * pings])
+    cut = data.draw(st.integers(0, len(wire)))
+    reader, turns = FrameReader(), []
+    for piece in (wire[:cut], wire[cut:]):
+        turns.append(reader.feed(piece))
+        if data.draw(st.booleans()):
+            while reader.more:
+                turns.append(reader.feed(b""))
+    while reader.more:
+        turns.append(reader.feed(b""))
+    assert max(map(len, turns)) <= 128
+    assert max(sum(frame.type == http2.HEADERS for frame in turn) for turn in turns) <= 22
+    found = [frame for turn in turns for frame in turn]
+    assert found[: len(numbers)] == [CASES[number][1] for number in numbers]
+    assert [frame.type for frame in found[len(numbers) :]] == [1] * requests + [6] * pings
+    assert not reader.slow
+
+
+def test_long_frames_take_turns() -> None:
+    one = raw(http2.HEADERS, 0, 1, bytes(16384)) + raw(http2.CONTINUATION, 4, 1, bytes(16384))
+    reader = FrameReader()
+    assert [len(reader.feed(one * 5)), reader.more] == [3, True]
+    assert [len(reader.feed(one)), reader.more] == [3, True]
+    assert [reader.feed(b""), reader.more] == [[], False]
+    bodies = raw(http2.DATA, 0, 1, bytes(16384)) * 16
+    assert [len(reader.feed(bodies)), reader.more] == [16, False]
+
+
+def test_an_error_behind_those_that_wait() -> None:
+    reader = FrameReader()
+    ping = raw(http2.PING, 0, 0, bytes(8))
+    assert len(reader.feed(ping * 130 + raw(http2.DATA, 0, 0))) == 128
+    with pytest.raises(FrameError) as caught:
+        reader.feed(ping)
+    assert len(caught.value.frames) == 2
+    assert not reader.more
+
+
 def test_who_is_slow() -> None:
     data, headers = CASES[0][0].serialize(), CASES[2][0].serialize()
     for wire, slow in ((data[:10], False), (headers[:10], True), (data[:2], True)):
         reader = FrameReader()
         reader.feed(wire)
         assert reader.slow == slow
-
-
-def raw(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return http2.frame(kind, flags, stream, payload)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +216,13 @@ def test_settings_that_are_wrong(name: int, value: int, code: ErrorCode) -> None
     with pytest.raises(Http2Error) as caught:
         http2.settings(http2.settings_frame([(name, value)])[9:])
     assert caught.value.code == code
+
+
+def test_more_settings_than_there_are() -> None:
+    assert len(http2.settings(http2.settings_frame([(3, 100)] * 32)[9:])) == 32
+    with pytest.raises(Http2Error) as caught:
+        http2.settings(http2.settings_frame([(3, 100)] * 33)[9:])
+    assert caught.value.code == ErrorCode.ENHANCE_YOUR_CALM
 
 
 def parsed(wire: bytes) -> list[oracle.Frame]:

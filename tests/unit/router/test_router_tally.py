@@ -20,8 +20,8 @@ def test_a_fresh_tally() -> None:
         (
             "accepted", "connections", "active_requests", "requests", "retries", "node_connects",
             "node_reuses", "tunnels", "rx", "tx", "time_micros",
-            "http2_connections", "http2_requests", "http2_streams",
-            "spdy_connections", "spdy_requests", "spdy_streams",
+            "http2_connections", "http2_delayed", "http2_requests", "http2_streams",
+            "spdy_connections", "spdy_delayed", "spdy_requests", "spdy_streams",
         ),
         0,
     )  # fmt: skip

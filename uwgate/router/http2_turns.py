@@ -1,0 +1,133 @@
+"""Whose turn it is: frames that came, requests that wait for others, nodes that wait for a client.
+
+A client that asks for much at once does so at its own expense: a turn of the loop takes a part of
+what it has sent (``FrameReader``), its nodes a part of what it asks for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from uwgate.router.http2_output import Output, urgency
+from uwgate.router.phases import IDLE, RELAYING, RESOLVING, TUNNEL
+
+if TYPE_CHECKING:
+    from uwgate.router.http import HttpGateway
+    from uwgate.router.http2_stream import Http2Stream
+
+
+_FREE = (IDLE, TUNNEL)
+
+
+class Turns(Output):
+    """``more``: frames came that one turn of the loop may not cost; ``next_turn``: when they are
+    read. ``admission``: when requests that wait are looked at; ``most_requests``: that may be at
+    nodes. ``holding``: so much waits for the client that nodes do of which nothing is here."""
+
+    __slots__ = ("admission", "holding", "more", "most_requests", "next_turn")
+
+    def __init__(self, gateway: HttpGateway, constants: bytes) -> None:
+        super().__init__(gateway, constants)
+        self.more = False
+        self.holding = False
+        self.next_turn: asyncio.Handle | None = None
+        self.admission: asyncio.Handle | None = None
+        settings = gateway.settings.http2
+        self.most_requests = settings.node_requests or settings.max_streams
+
+    # --- to be provided ---------------------------------------------------------------------------
+
+    def read_on(self) -> None:
+        """The next part of what came."""
+        raise AssertionError
+
+    def count_delayed(self) -> None:
+        """A request has to wait."""
+        raise AssertionError
+
+    # --- frames -----------------------------------------------------------------------------------
+
+    def take_turns(self) -> None:
+        """More is here than one turn of the loop may cost: others have theirs first."""
+        if self.next_turn is None:
+            self.transport.pause_reading()
+            self.next_turn = self.gateway.loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self.next_turn = None
+        if self.blocked:
+            return  # resume_writing goes on
+        self.read_on()
+        if self.next_turn is None and not self.blocked and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    def must_wait(self, stream: Http2Stream) -> bool:
+        """Whether enough other requests of this connection are at nodes: they have to be answered,
+        and the client has to be able to take that, before this one is begun."""
+        if self._busy() < self.most_requests:
+            return False
+        self.delayed[stream.id] = stream
+        self.count_delayed()
+        return True
+
+    def _busy(self) -> int:
+        """Requests that hold nodes up: not those that were begun to be answered, however long that
+        takes (event streams, calls of gRPC, tunnels), if the client takes what comes."""
+        count = 0
+        shut = self.windows.send <= 0
+        for stream in self.streams.values():
+            phase = stream.exchange.phase
+            if phase in _FREE or stream.delayed:
+                continue
+            if phase < RELAYING or shut or stream.windows.send <= 0:
+                count += 1
+        return count
+
+    def ready(self) -> None:
+        """Something was sent, or has ended: those that wait may have their turn, but not now, in
+        the middle of an exchange."""
+        if self.admission is None:
+            self.admission = self.gateway.loop.call_soon(self._admit)
+
+    def _admit(self) -> None:
+        self.admission = None
+        free = self.most_requests - self._busy()
+        if free <= 0:
+            return
+        waiting = []
+        for number, stream in list(self.delayed.items()):
+            if self.streams.get(number) is not stream or not stream.delayed:
+                del self.delayed[number]  # it did not get that far
+            elif stream.exchange.phase == RESOLVING:
+                waiting.append(stream)
+        waiting.sort(key=urgency)
+        for stream in waiting[:free]:
+            del self.delayed[stream.id]
+            stream.start_delayed()
+
+    # --- nodes ------------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Enough waits here: what else the client cannot take is not even read. Each stream would
+        take in a piece of its own, and there are a hundred."""
+        self.holding = True
+        for stream in self.streams.values():
+            if not stream.blocked and self.is_shut(stream):
+                stream.stop_node()
+
+    def less(self, size: int) -> None:
+        """So many bytes that waited do so no more."""
+        self.queued -= size
+        if self.holding and self.queued <= self.most_queued:
+            self.holding = False
+            self.gateway.loop.call_soon(self.release)
+
+    def release(self) -> None:
+        """Nodes of which the client may take something go on."""
+        room = self.queued <= self.most_queued
+        for stream in list(self.streams.values()):
+            if stream.blocked and not stream.queue and (room or not self.is_shut(stream)):
+                stream.start_node()
