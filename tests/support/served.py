@@ -77,3 +77,9 @@ def worker_of(gateway: Gateway) -> int:
 def open_files(pid: int) -> list[str]:
     """The descriptors of a process."""
     return os.listdir(f"/proc/{pid}/fd")
+
+
+def processor(pid: int) -> float:
+    """Seconds of processor time that a process has used."""
+    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")

@@ -29,7 +29,7 @@ from support.http2_raw import (
     window_update,
 )
 from support.nodes import RawHttpNode, response, silent
-from support.served import worker_of
+from support.served import processor, worker_of
 from support.uwgate import Gateway, running
 from support.waiting import DEADLINE, dead_address, wait_until
 
@@ -48,12 +48,6 @@ def at(gateway: Gateway, entries: dict[int, int] | None = None) -> RawHttp2:
 def blocks(client: RawHttp2) -> list[bytes]:
     """Header blocks that have come."""
     return [frame.data for frame in client.seen if isinstance(frame, frames.HeadersFrame)]
-
-
-def processor(pid: int) -> float:
-    """Seconds of processor time that a process has used."""
-    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory(pid: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from h2.errors import ErrorCodes
 from hyperframe import frame as frames
 from support.http2_client import Http2Client
 from support.http2_raw import (
@@ -22,7 +23,7 @@ from support.http2_raw import (
     window_update,
 )
 from support.nodes import Connection, RawHttpNode, Seen, held, response, silent
-from support.served import worker_of
+from support.served import processor, worker_of
 from support.uwgate import Gateway, running
 from support.waiting import wait_until
 
@@ -322,3 +323,98 @@ def test_nodes_go_on_when_windows_open(how: str) -> None:
             for stream in (3, 5):
                 client.assert_answered(stream)
                 assert client.answers[stream].size == len(body)
+
+
+# --- little that costs much -------------------------------------------------------------------
+
+
+def test_a_tunnel_that_waits_sends_nothing_before_it_is_one() -> None:
+    """Else the bytes would be a request to a node that refuses the tunnel."""
+    gate = threading.Event()
+    with two_at_a_time(most=1) as (node, gateway), at(gateway) as client:
+        node.play(held(gate, response()), response(b"no", status=b"403 Forbidden"))
+        client.send(client.headers(1))
+        node.wait_seen()
+        smuggled = b"GET /smuggled HTTP/1.1\r\nHost: internal\r\n\r\n"
+        client.send(client.headers(3, UPGRADE, end=False), data(3, smuggled, end=False))
+        begun(client)
+        gate.set()
+        client.wait(lambda frame: client.answers.get(3), "the refusal")
+        assert client.answers[3].status == 403
+        client.send(client.headers(5, fields("GET", "/victim")))
+        assert client.assert_answered(5).size == len(b"GET /victim 0")
+        assert asked(node) == [b"/", b"/", b"/victim"]
+        node.check()
+        # Whatever it was sent: nobody has that connection after it.
+        assert node.open_connections() == 1
+
+
+def test_a_tunnel_that_waits_has_its_bytes() -> None:
+    gate = threading.Event()
+    got = []
+
+    def tunnel(connection: Connection, seen: Seen) -> str:
+        connection.send(SWITCH)
+        got.append(connection.take(6))
+        return "close"
+
+    with two_at_a_time(most=1) as (node, gateway), at(gateway) as client:
+        node.play(held(gate, response()), tunnel)
+        client.send(client.headers(1))
+        node.wait_seen()
+        client.send(client.headers(3, UPGRADE, end=False), data(3, b"abc", end=False))
+        begun(client)
+        client.send(data(3, b"def", end=False))
+        gate.set()
+        wait_until(lambda: got, "the bytes of the tunnel")
+        assert got == [b"abcdef"]
+
+
+def by_reference(client: RawHttp2, name: str, value: str, times: int, count: int) -> None:
+    """So many requests, each with that field so many times, in a byte for each."""
+    client.send(client.headers(1, fields("GET", "/", (name, value))))
+    client.assert_answered(1)
+    again = [(name, value)] * times
+    for stream in range(3, 3 + 2 * count, 2):
+        client.send(client.headers(stream, [*fields(), *again]))
+    for stream in range(3, 3 + 2 * count, 2):
+        client.assert_answered(stream)
+
+
+def test_long_encodings_cost_little() -> None:
+    with RawHttpNode() as node, running("--http-to", node.spec) as gateway, at(gateway) as client:
+        before = processor(worker_of(gateway))
+        by_reference(client, "accept-encoding", "," * 3900, 7, 60)
+        assert processor(worker_of(gateway)) - before < 1.0
+
+
+def test_many_small_pieces_that_wait_cost_little() -> None:
+    gate = threading.Event()
+    with two_at_a_time(most=1) as (node, gateway), at(gateway) as client:
+        node.play(held(gate, response()))
+        client.send(client.headers(1))
+        node.wait_seen()
+        before = processor(worker_of(gateway))
+        client.send(client.headers(3, fields("POST", "/small"), end=False))
+        client.send(*[data(3, b"x", end=False)] * 60_000)
+        begun(client)
+        gate.set()
+        client.send(data(3, b""))
+        client.assert_answered(3)
+        assert processor(worker_of(gateway)) - before < 2.0
+        assert node.seen[1].body == b"x" * 60_000
+
+
+@pytest.mark.parametrize("kind", ["long", "reset"])
+def test_sections_that_lead_to_nothing_are_counted(kind: str) -> None:
+    """Of lists that are too long (431), and of streams that are over."""
+    with RawHttpNode() as node, running("--http-to", node.spec) as gateway, at(gateway) as client:
+        large = client.block([*fields(), *[("x", "y" * 1000)] * 40])
+        if kind == "reset":
+            client.send(client.headers(1, [(":method", "GET")], end=False))
+            client.wait(lambda frame: client.answers.get(1), "RST_STREAM")
+        if kind == "long":
+            client.send(*(raw(1, 5, 2 * number + 3, large) for number in range(400)))
+        else:
+            client.send(*[raw(1, 4, 1, large)] * 5000)
+        client.assert_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)

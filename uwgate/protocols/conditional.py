@@ -32,6 +32,7 @@ _conditions = re.compile(
 # Methods that select no representation: conditions mean nothing for them       RFC 9110 §13.2.1
 _UNCONDITIONAL = frozenset((b"CONNECT", b"OPTIONS", b"TRACE"))
 _SAFE = frozenset((b"GET", b"HEAD"))
+_LONGEST = 4096  # bytes of a list of entity tags: real ones are a few
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,8 @@ def evaluate(
 
     In the order of RFC 9110 §13.2.2. ``etag`` and ``mtime`` (seconds since the epoch) are what the
     answer has as ETag and Last-Modified, None for what it has not; ``now`` is for `parse_date`.
-    A date that is none is ignored. A malformed list of entity tags matches nothing.
+    A date that is none is ignored. A list of entity tags that is malformed, or of more than 4 KB,
+    matches nothing.
     """
     if method in _UNCONDITIONAL:
         return 200
@@ -134,7 +136,9 @@ def _strongly_matches(value: bytes, etag: bytes | None) -> bool:
     """If-Match (§13.1.1): strong comparison, that is the same and not weak (§8.8.3.2)."""
     if value == b"*":
         return True
-    if etag is None or etag.startswith(b"W/") or _entity_tag_list(value) is None:
+    if len(value) > _LONGEST or etag is None or etag.startswith(b"W/"):
+        return False
+    if _entity_tag_list(value) is None:
         return False
     return etag in _entity_tags(value)
 
@@ -143,7 +147,7 @@ def _weakly_matches(value: bytes, etag: bytes | None) -> bool:
     """If-None-Match (§13.1.2): weak comparison, that is the same but for ``W/`` (§8.8.3.2)."""
     if value == b"*":
         return True
-    if etag is None or _entity_tag_list(value) is None:
+    if len(value) > _LONGEST or etag is None or _entity_tag_list(value) is None:
         return False
     opaque = etag.removeprefix(b"W/")
     return any(tag.removeprefix(b"W/") == opaque for tag in _entity_tags(value))

@@ -31,6 +31,7 @@ _STRINGS = 4096  # decoded Huffman strings that are remembered
 _LONGEST_STRING = 256
 _LONGEST_BLOCK = 2048
 _LONGEST_PATTERN = 512
+_MOST_FIELDS = 1024
 _BLOCKS = 4096
 _BYTES = 1 << 23  # of blocks, their fields and the states that they lead to, about
 _STATE_BYTES = 2048  # that a state has more than the entries of its table
@@ -197,7 +198,7 @@ class Decoder:
         """The fields of a header block (RFC 7541 §6); the same object where it was decoded before
         in the same state, from the third time on at the latest. ``limit``: of their size in bytes,
         with OVERHEAD each (RFC 9113 §6.5.2). Raises FieldListTooLarge above it, and HpackError,
-        also for more than twice as many fields as fit. Names are as they were sent.
+        also for more than twice as many fields as fit, or than 1,024. Names are as they were sent.
         """
         state = self._state
         known = state.known.get(block)
@@ -213,7 +214,7 @@ class Decoder:
         if found is None:
             if state.due >= 0 and (not block or block[0] & 0xE0 != 0x20):
                 raise HpackError("the table was not made smaller")
-            found, after, changed = _decode(block, state, limit // OVERHEAD * 2)
+            found, after, changed = _decode(block, state, _most_fields(limit))
             self._state = after
         # Usually it is clear without counting: a byte of a string makes at most 1.6, an index
         # stands for no more than there is in a table.
@@ -226,8 +227,13 @@ class Decoder:
         return found
 
 
+def _most_fields(limit: int) -> int:
+    """Twice as many as fit, to tell a client what is wrong; it takes a byte or two to send one."""
+    return min(limit // OVERHEAD * 2, _MOST_FIELDS)
+
+
 def _too_large(fields: Fields, limit: int) -> HpackError | FieldListTooLarge:
-    if len(fields) > limit // OVERHEAD * 2:
+    if len(fields) > _most_fields(limit):
         return HpackError("far too many fields")
     return FieldListTooLarge(f"more than {limit} bytes of fields", fields)
 

@@ -22,12 +22,12 @@ _plain_path = re.compile(
 # Every "%" begins an escape. No "#": a fragment is never sent (RFC 9112 §3.2), and who finds one
 # nevertheless may think that the path ends there.
 _whole_escapes = re.compile(rb"/(?:[^%#]++|%[0-9A-Fa-f]{2})*").fullmatch
-_escape = re.compile(rb"%([0-9A-Fa-f]{2})")
 # Control bytes belong to no name of a file that is meant to be served. A backslash is a slash for
 # some (WHATWG URL, Windows), so that "\.." would be a way up.
 _refused = re.compile(rb"[\x00-\x1f\x7f\\]").search
 
-_BYTES = {b"%02x" % number: bytes((number,)) for number in range(256)}
+_DIGITS = "0123456789abcdefABCDEF"
+_BYTES = {(a + b).encode(): bytes.fromhex(a + b) for a in _DIGITS for b in _DIGITS}
 
 
 def decoded_path(target: bytes) -> bytes | None:
@@ -45,12 +45,10 @@ def decoded_path(target: bytes) -> bytes | None:
     path = target.partition(b"?")[0]
     if _whole_escapes(path) is None:
         return None
-    path = _escape.sub(_decode, path)
+    first, *escaped = path.split(b"%")
+    if escaped:
+        path = first + b"".join([_BYTES[part[:2]] + part[2:] for part in escaped])
     return None if _refused(path) is not None else _without_detours(path)
-
-
-def _decode(match: re.Match[bytes]) -> bytes:
-    return _BYTES[match[1].lower()]
 
 
 def _without_detours(path: bytes) -> bytes | None:

@@ -111,6 +111,7 @@ PERSIST, PERSISTED = 1, 2
 """Flags of a setting (2.6.4): the client shall keep it; the client sends back what it has kept,
 so the value is the server's own, of an earlier session."""
 
+_MOST_SETTINGS = 32  # entries of a frame: there are eight ids
 _CONTROL = 0x80000000
 _VERSION = 3
 _ID = 0x7FFFFFFF
@@ -355,6 +356,8 @@ class SpdyReader:
     def _on_settings(self, flags: int, body: bytes) -> Frame:
         if len(body) != 4 + 8 * _U32.unpack_from(body)[0]:
             raise SpdyError("a SETTINGS frame does not have the length that it tells")
+        if len(body) > 4 + 8 * _MOST_SETTINGS:
+            raise SpdyError("too many entries of SETTINGS")
         entries: dict[int, Setting] = {}
         for first, value in _U64.iter_unpack(body[4:]):
             setting_id = first & _LENGTH

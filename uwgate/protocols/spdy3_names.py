@@ -155,18 +155,21 @@ def _malformed(stream_id: int, message: str) -> SpdyStreamError:
     return SpdyStreamError(stream_id, StreamStatus.PROTOCOL_ERROR, message)
 
 
+_MOST_FIELDS = 1040
+
+
 class BlockReader:
     """Reads the blocks that a peer sends in one session, in the order in which they come.
 
     ``limit``: bytes that a block may have, decompressed. It may have a field for each 32 of them,
-    and 16: compressed, a few bytes can be any number of fields.
+    and 16, but no more than 1,040: compressed, a few bytes can be any number of fields.
     """
 
     __slots__ = ("_inflate", "_limit", "_most")
 
     def __init__(self, limit: int = MAX_BLOCK) -> None:
         self._limit = limit
-        self._most = 16 + limit // 32  # fields
+        self._most = min(16 + limit // 32, _MOST_FIELDS)
         self._inflate = zlib.decompressobj(zdict=DICTIONARY)
 
     def read(self, data: bytes, stream_id: int) -> tuple[Field, ...]:

@@ -7,17 +7,11 @@ of bodies is that of RFC 9218. What a client may cost is bounded here: `http2_li
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, cast
 
 from uwgate.protocols import http2
-from uwgate.protocols.hpack import (
-    DEFAULT_TABLE,
-    EMPTY_TABLE,
-    Decoder,
-    FieldListTooLarge,
-    Fields,
-    HpackError,
-)
+from uwgate.protocols.hpack import Decoder, FieldListTooLarge, Fields, HpackError
 from uwgate.protocols.http1 import Http1Error
 from uwgate.protocols.http2 import (
     ErrorCode,
@@ -31,10 +25,12 @@ from uwgate.protocols.http2_priority import Priority, parse_priority
 from uwgate.protocols.http2_streams import State, judge
 from uwgate.router.errors import FAILURES, Failure
 from uwgate.router.http1_responses import GONE
+from uwgate.router.http2_control import HANDLERS
 from uwgate.router.http2_ends import GONE as CLOSED
 from uwgate.router.http2_ends import OPEN, PREFACE, PROBE, Ends
 from uwgate.router.http2_limits import Limits
 from uwgate.router.http2_stream import Http2Stream
+from uwgate.router.http2_turns import TURN
 from uwgate.router.phases import IDLE, TUNNEL
 
 if TYPE_CHECKING:
@@ -46,8 +42,8 @@ if TYPE_CHECKING:
     from uwgate.router.http1_front import Http1Front
     from uwgate.router.http2_request import RequestSide
 
+_FEW = 4  # frames, which are not worth looking at the time
 _SPARE = 12  # streams that are kept for the next requests
-_PRIORITIES = 100  # of streams that have not come yet
 
 _HEAD = (b":method", b"HEAD")
 _VERSIONS = ("TLSv1.2", "TLSv1.3")  # RFC 9113 §9.2
@@ -55,10 +51,12 @@ _VERSIONS = ("TLSv1.2", "TLSv1.3")  # RFC 9113 §9.2
 
 class Http2Connection(Ends, asyncio.Protocol):
     """``acknowledged``: the client knows our settings; ``resets``: streams that we have ended, and
-    it may not know; ``later``: priorities of streams to come."""
+    it may not know; ``later``: priorities of streams to come; ``unread``: frames for the next turn;
+    ``ending``: behind them the client sends no more."""
 
     __slots__ = (
-        "acknowledged", "decoder", "held", "hsts", "later", "limits", "resets", "spare",
+        "acknowledged", "decoder", "ending", "held", "hsts", "later", "limits", "resets", "spare",
+        "unread",
     )  # fmt: skip
 
     def __init__(self, gateway: HttpGateway, constants: bytes, hsts: Hsts | None = None) -> None:
@@ -67,7 +65,8 @@ class Http2Connection(Ends, asyncio.Protocol):
         self.decoder = Decoder(gateway.http2.memo)
         self.limits = Limits(gateway.clock)
         self.held = b""  # of the preface
-        self.acknowledged = False
+        self.acknowledged = self.ending = False
+        self.unread: list[Frame] = []
         self.resets: dict[int, None] = {}
         self.later: dict[int, Priority] = {}
         self.spare: list[Http2Stream] = []
@@ -134,13 +133,17 @@ class Http2Connection(Ends, asyncio.Protocol):
             return
         self.scheduled = True  # in any case, below
         try:
-            for frame in self.reader.feed(data):
-                self._take(frame)
+            frames = self.reader.feed(data) if data or not self.unread else []
+            if self.unread or len(frames) > _FEW:
+                self._take_some(self.unread + frames)
+            else:
+                for frame in frames:
+                    self._take(frame)
         except FrameError as error:
             self._take_last(error)
         except Http2Error as error:
             self.fail(error.code, str(error))
-        self.more = self.reader.more
+        self.more = bool(self.unread) or self.reader.more
         if self.more:
             self.take_turns()
         else:
@@ -150,15 +153,29 @@ class Http2Connection(Ends, asyncio.Protocol):
     def read_on(self) -> None:
         """The next part of what came."""
         self._read(b"")
+        if self.ending and not self.more:
+            self.ending = False
+            if not self.eof_received() and not self.transport.is_closing():
+                self.transport.close()
 
     def count_delayed(self) -> None:
         """A request has to wait."""
         self.gateway.tally.http2_delayed += 1
 
+    def _take_some(self, frames: list[Frame]) -> None:
+        """As many as there is time for; raises Http2Error."""
+        until = time.monotonic() + TURN
+        self.unread = []
+        for place, frame in enumerate(frames, 1):
+            self._take(frame)
+            if time.monotonic() > until:
+                self.unread = frames[place:]
+                break
+
     def _take_last(self, error: FrameError) -> None:
         """What came before the frame that is the end."""
         try:
-            for frame in error.frames:
+            for frame in self.unread + error.frames:
                 self._take(frame)
         except Http2Error as earlier:
             self.fail(earlier.code, str(earlier))
@@ -167,8 +184,9 @@ class Http2Connection(Ends, asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends no more; what it has asked for is still wanted."""
-        while self.more and self.stage == OPEN:
-            self._read(b"")
+        if self.more and self.stage == OPEN:
+            self.ending = True  # when its turn has come
+            return True
         self.eof = True
         for number, stream in list(self.streams.items()):
             # Neither the rest of a request nor a larger window will come.
@@ -235,7 +253,7 @@ class Http2Connection(Ends, asyncio.Protocol):
                 self._data(frame)
             else:
                 self.limits.spend()
-                handler = _HANDLERS.get(kind)
+                handler = HANDLERS.get(kind)
                 if handler is not None:
                     handler(self, frame)
         except StreamError as error:
@@ -264,12 +282,15 @@ class Http2Connection(Ends, asyncio.Protocol):
             raise Http2Error(ErrorCode.COMPRESSION_ERROR, str(error)) from None
         except FieldListTooLarge as error:
             fields, long = error.fields, True
+        self.limits.spend_section(len(fields), frame.size)
         ended = bool(frame.flags & http2.END_STREAM)
         if number <= self.last and number & 1:
             if judge(self.state_of(number), http2.HEADERS, number):
                 if long:
                     raise StreamError(number, ErrorCode.ENHANCE_YOUR_CALM, "a long trailer")
                 self.streams[number].trailers(fields, ended)
+            else:
+                self.limits.spend()
             return
         if not number & 1:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a stream with an even number")
@@ -297,6 +318,7 @@ class Http2Connection(Ends, asyncio.Protocol):
             windows.receive = max(windows.receive, http2.DEFAULT_WINDOW)
         self.streams[number] = stream
         if long:
+            self.limits.spend_reset()  # compressed, it may be a few bytes
             stream.silent = _HEAD in fields
             stream.refuse(Failure.HEAD_TOO_LARGE)
             return
@@ -342,89 +364,6 @@ class Http2Connection(Ends, asyncio.Protocol):
             self.credit(size)
             raise
         stream.body(frame.payload, size, ended)
-
-    def _rst_stream(self, frame: Frame) -> None:
-        state = self.state_of(frame.stream)
-        if not judge(state, http2.RST_STREAM, frame.stream):
-            return
-        code = http2.number(frame.payload)
-        tally = self.gateway.tally
-        tally.count_reset("client", code)
-        self.limits.spend_reset()
-        self.give_up(frame.stream)
-
-    def _settings(self, frame: Frame) -> None:
-        if frame.flags & http2.ACK:
-            self.acknowledged = True
-            return
-        self.settled = True
-        window = self.initial_window
-        for name, value in http2.settings(frame.payload):
-            if name == http2.INITIAL_WINDOW_SIZE:
-                window = value
-            elif name == http2.MAX_FRAME_SIZE:
-                self.max_frame = min(value, self.most_frame)
-            elif name == http2.HEADER_TABLE_SIZE and value < DEFAULT_TABLE:
-                # Ours has never had an entry; it has to be said all the same (RFC 9113 §4.3.1).
-                self.prefix = EMPTY_TABLE
-        if window != self.initial_window:
-            self.resize_windows(window)
-            if self.holding:
-                self.release()
-        self.put(http2.frame(http2.SETTINGS, http2.ACK, 0))
-
-    def _ping(self, frame: Frame) -> None:
-        if not frame.flags & http2.ACK:
-            self.put(http2.frame(http2.PING, http2.ACK, 0, frame.payload))
-
-    def _goaway(self, frame: Frame) -> None:
-        """The client opens no more streams, or so it says."""
-
-    def _window_update(self, frame: Frame) -> None:
-        increment = http2.number(frame.payload) & http2.MAX_WINDOW
-        number = frame.stream
-        if not number:
-            if not increment:
-                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a window that grows by nothing")
-            try:
-                self.windows.grant(increment)
-            except OverflowError:
-                raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "a window too large") from None
-            if self.holding:
-                self.release()
-            return
-        if not judge(self.state_of(number), http2.WINDOW_UPDATE, number):
-            return
-        stream = self.streams[number]
-        if not increment:
-            raise StreamError(number, ErrorCode.PROTOCOL_ERROR, "a window that grows by nothing")
-        try:
-            stream.windows.grant(increment)
-        except OverflowError:
-            raise StreamError(number, ErrorCode.FLOW_CONTROL_ERROR, "too large") from None
-        if stream.queue or stream.ended:
-            self.enqueue(stream)
-        elif stream.blocked:
-            self.release()
-
-    def _priority(self, frame: Frame) -> None:
-        """RFC 9113 §5.3: means nothing any more, but for this."""
-        if http2.number(frame.payload) & http2.MAX_WINDOW == frame.stream:
-            raise StreamError(frame.stream, ErrorCode.PROTOCOL_ERROR, "it depends on itself")
-
-    def _priority_update(self, frame: Frame) -> None:
-        """RFC 9218 §7.1."""
-        number = http2.number(frame.payload) & http2.MAX_WINDOW
-        if not number & 1:
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "the priority of no stream")
-        stream = self.streams.get(number)
-        if stream is not None:
-            stream.priority = parse_priority(frame.payload[4:])
-        elif number > self.last:
-            if len(self.later) >= _PRIORITIES:  # of streams that were refused, maybe
-                self.later = {each: said for each, said in self.later.items() if each > self.last}
-            if len(self.later) < _PRIORITIES:
-                self.later[number] = parse_priority(frame.payload[4:])
 
     # --- for streams ------------------------------------------------------------------------------
 
@@ -527,8 +466,9 @@ class Http2Connection(Ends, asyncio.Protocol):
 
     def credit_held(self, stream: Http2Stream) -> None:
         """Body bytes that were kept for an exchange are not needed any more."""
-        held, stream.held = stream.held, []
-        self.credit(sum(map(len, held)))
+        size = len(stream.held)
+        stream.held.clear()
+        self.credit(size)
 
     def _idle(self) -> None:
         """No stream is left."""
@@ -539,14 +479,3 @@ class Http2Connection(Ends, asyncio.Protocol):
             self.drain()
         else:
             self.rest_until(gateway.idle_deadline)
-
-
-_HANDLERS = {
-    http2.RST_STREAM: Http2Connection._rst_stream,
-    http2.SETTINGS: Http2Connection._settings,
-    http2.PING: Http2Connection._ping,
-    http2.GOAWAY: Http2Connection._goaway,
-    http2.WINDOW_UPDATE: Http2Connection._window_update,
-    http2.PRIORITY: Http2Connection._priority,
-    http2.PRIORITY_UPDATE: Http2Connection._priority_update,
-}

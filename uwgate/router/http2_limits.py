@@ -4,7 +4,8 @@ PING, SETTINGS, empty DATA, WINDOW_UPDATE, PRIORITY and unknown frames (CVE-2019
 siblings) cost credit, which responses and time bring back: an honest client earns more than it
 spends, as it needs one WINDOW_UPDATE for some frames of DATA. Streams that are given up, by the
 client (rapid reset, CVE-2023-44487) or because it made us (CVE-2025-8671), have an allowance of
-their own: a browser that leaves a page gives up a hundred at once.
+their own: a browser that leaves a page gives up a hundred at once. What a header section costs
+beyond the usual is credit, too: a few compressed bytes may stand for hundreds of fields.
 """
 
 from __future__ import annotations
@@ -17,6 +18,12 @@ _EARNED = 4
 _PER_SECOND = 100
 _RESETS = 300
 _RESETS_PER_SECOND = 20
+
+
+_FREE_FIELDS = 128  # cookies come one by one
+_FIELDS = 16  # for a frame's credit
+_FREE_BYTES = 8192
+_BYTES = 2048
 
 
 class Limits:
@@ -35,13 +42,19 @@ class Limits:
         if self._credit < _CREDIT:
             self._credit += frames * _EARNED
 
-    def spend(self) -> None:
-        """A frame that is no request."""
-        self._credit -= 1
+    def spend(self, frames: int = 1) -> None:
+        """Frames that are no requests, or work that is worth as many."""
+        self._credit -= frames
         if self._credit < 0:
             self._refill()
             if self._credit < 0:
                 raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too many frames")
+
+    def spend_section(self, fields: int, size: int) -> None:
+        """A header section with so many fields, in so many bytes."""
+        if fields > _FREE_FIELDS or size > _FREE_BYTES:
+            more, longer = max(0, fields - _FREE_FIELDS), max(0, size - _FREE_BYTES)
+            self.spend(more // _FIELDS + longer // _BYTES)
 
     def spend_reset(self) -> None:
         """A stream was given up."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _NOTHING = RequestBlock(b"")
 _LINGER = 2.0  # seconds
+_PIECE = 65536  # bytes
 
 
 class RequestSide:
@@ -53,7 +54,7 @@ class RequestSide:
         self.uwsgi_constants = connection.uwsgi_constants
         self.windows = Windows(0, 0)
         self.queue: deque[bytes | memoryview] = deque()
-        self.held: list[bytes] = []  # of the request's body, while the exchange does not take it
+        self.held = bytearray()  # of the request's body, while the exchange does not take it
         self.deadline = 0.0
         self.due = 0
         self.line = b""  # of HTTP/1 fronts, where it may be sent at once
@@ -144,14 +145,15 @@ class RequestSide:
 
     def start_delayed(self) -> None:
         """Its turn has come."""
-        self.delayed = False
+        self.delayed = self.paused = False
         exchange, gateway = self.exchange, self.connection.gateway
         self.deadline = gateway.request_deadline
         came_at = exchange.started_at
         exchange.start(exchange.request, exchange.block, not exchange.block.length)
         if exchange.phase != IDLE:
             exchange.started_at = came_at
-            self.resume()
+            if not self.paused:  # as the node's connection may want it
+                self._go_on()
 
     def body(self, payload: bytes, size: int, ended: bool) -> None:
         """DATA: ``size`` bytes of the windows. Raises StreamError."""
@@ -170,7 +172,7 @@ class RequestSide:
                 self.connection.over(self._stream())
             return
         if self.paused or self.held or (self.websocket and exchange.phase != TUNNEL):
-            self.held.append(payload)
+            self.held += payload
             self.connection.took(self, size - len(payload))
             return
         self._pace()
@@ -209,6 +211,13 @@ class RequestSide:
             self.trailer_of_request = lines
         elif self.exchange.phase != IDLE:
             self._request_end(lines)
+
+    def hand_on_held(self) -> None:
+        """A piece of what was kept."""
+        payload = bytes(self.held[:_PIECE])
+        del self.held[:_PIECE]
+        self._hand_on(payload)
+        self.connection.took(self, len(payload))
 
     def _hand_on(self, payload: bytes) -> None:
         exchange = self.exchange
@@ -258,8 +267,9 @@ class RequestSide:
         read for a moment. Clients that get RST_STREAM with a response may not look at that (curl
         before 8); RFC 9113 §8.1 has it afterwards."""
         self.lingering = True
-        held, self.held = self.held, []
-        self.connection.took(self, sum(map(len, held)))
+        size = len(self.held)
+        self.held.clear()
+        self.connection.took(self, size)
         clock = self.connection.gateway.clock
         self.deadline = clock.now + _LINGER
         clock.watch(self)
@@ -273,6 +283,9 @@ class RequestSide:
         if not self.paused:
             return
         self.paused = False
+        self._go_on()
+
+    def _go_on(self) -> None:
         self.body_since = self.connection.gateway.clock.now
         self.body_bytes = 0
         self._pace()
@@ -281,12 +294,10 @@ class RequestSide:
 
     def _hand_over(self, number: int) -> None:
         """Go on with what was kept. Not in ``resume``: who calls that has earlier bytes to send."""
-        if number != self.id:
-            return  # it serves another request
+        if number != self.id or (self.websocket and self.exchange.phase != TUNNEL):
+            return  # it serves another request; no tunnel is there, and may never be (``upgraded``)
         while self.held and not self.paused and self.exchange.phase != IDLE:
-            payload = self.held.pop(0)
-            self._hand_on(payload)
-            self.connection.took(self, len(payload))
+            self.hand_on_held()
         if not self.held and not self.paused and self.state == State.HALF_CLOSED:
             lines, self.trailer_of_request = self.trailer_of_request, b""
             self._request_end(lines)

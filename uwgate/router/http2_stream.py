@@ -287,10 +287,8 @@ class Http2Stream(RequestSide):
         block = response_block(b"HTTP/1.1 200 OK\r\n" + lines)
         self.head_bytes = len(block) + 9
         self._send_head(block, end=False)
-        held, self.held = self.held, []
-        for payload in held:
-            self._hand_on(payload)
-            self.connection.took(self, len(payload))
+        while self.held:
+            self.hand_on_held()
         if self.state == State.HALF_CLOSED:
             self._request_end()
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from uwgate.router.http2_stream import Http2Stream
 
 
+TURN = 0.002
+"""Seconds that what a connection has sent may take in one turn of the loop."""
+
 _FREE = (IDLE, TUNNEL)
 
 

@@ -7,6 +7,7 @@ each of them means for a stream.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ from uwgate.router.errors import FAILURES, Failure
 from uwgate.router.http2_connection import Http2Connection
 from uwgate.router.http2_ends import FOREVER, OPEN
 from uwgate.router.http2_stream import Http2Stream
+from uwgate.router.http2_turns import TURN
 from uwgate.router.spdy_stream import SpdyShared, SpdyStream, lines_of, size_of
 
 if TYPE_CHECKING:
@@ -131,10 +133,10 @@ class SpdyConnection(Http2Connection):
             return
         self.buffer += data
         self.scheduled = True  # in any case, below
-        taken, left = False, _MOST_AT_ONCE
+        taken, left, until = False, _MOST_AT_ONCE, time.monotonic() + TURN
         try:
             while left and self.stage == OPEN and self._read_one():
-                taken, left = True, left - 1
+                taken, left = True, left - 1 if time.monotonic() < until else 0
         except Http2Error as error:
             self.fail(error.code, str(error))
         except SpdyError as error:
@@ -164,6 +166,8 @@ class SpdyConnection(Http2Connection):
                     return False
             if type(frame) not in (SynStream, Data):
                 self.limits.spend()
+            if isinstance(frame, SynStream | Headers):
+                self.limits.spend_section(len(frame.fields), size_of(frame.fields))
             _HANDLERS[type(frame)](self, frame)
         except SpdyStreamError as error:
             self.last = frames.last_stream_id
@@ -230,6 +234,7 @@ class SpdyConnection(Http2Connection):
         try:
             request, block, head = self.shared.request(self.parser, frame)
         except (SpdyStreamError, FieldError):
+            self.limits.spend_reset()
             self._refuse(stream, frame, Failure.BAD_REQUEST)
         except Http1Error as error:
             self._refuse(stream, frame, FAILURES[error.fault])

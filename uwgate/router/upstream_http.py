@@ -207,7 +207,9 @@ class HttpBack(Back, asyncio.Protocol):
             self.transport.resume_reading()
 
     def release(self, *, reusable: bool) -> None:
-        self.exchange = None
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None and exchange.block.upgrade:
+            reusable = False  # a node that was asked for a tunnel may take anything for its bytes
         if reusable and self.transport.get_write_buffer_size():
             reusable = False  # the node has not taken all of the request
         if self._pumped is not None:  # the answer came before all of the body was sent
