@@ -102,8 +102,10 @@ class Answer:
 class RawHttp2:
     """One connection. ``settings``: the server's; ``answers``: by stream; ``seen``: every frame."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.sock = socket.create_connection(address, DEADLINE)
+    def __init__(self, address: tuple[str, int] | str) -> None:
+        self.sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+        self.sock.settimeout(DEADLINE)
+        self.sock.connect(address)
         self.encoder = hpack.Encoder()
         self.settings: dict[int, int] = {}
         self.answers: dict[int, Answer] = {}

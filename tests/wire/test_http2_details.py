@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import struct
 import subprocess
@@ -29,7 +28,7 @@ from support.http2_raw import (
     window_update,
 )
 from support.nodes import RawHttpNode, response, silent
-from support.served import processor, worker_of
+from support.served import memory, processor, worker_of
 from support.uwgate import Gateway, running
 from support.waiting import DEADLINE, dead_address, wait_until
 
@@ -48,11 +47,6 @@ def at(gateway: Gateway, entries: dict[int, int] | None = None) -> RawHttp2:
 def blocks(client: RawHttp2) -> list[bytes]:
     """Header blocks that have come."""
     return [frame.data for frame in client.seen if isinstance(frame, frames.HeadersFrame)]
-
-
-def memory(pid: int) -> int:
-    """Bytes that a process has."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 # --- the table of headers ---------------------------------------------------------------------

@@ -27,7 +27,8 @@ _CONNECTION = frozenset(
 )
 _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority", b":protocol"))
 # Which are more than a line.
-_SPECIAL = frozenset((b"host", b"content-length", b"cookie", b"te", b"priority"))
+_KEY = b"sec-websocket-key"
+_SPECIAL = frozenset((b"host", b"content-length", b"cookie", b"te", b"priority", _KEY))
 
 _LONGEST_KEPT = 512
 _MOST_KEPT = 4096
@@ -180,6 +181,8 @@ def _special(head: RequestHead, lines: list[bytes], special: dict[bytes, list[by
     cookies = special.get(b"cookie")
     if cookies is not None:  # RFC 9113 §8.2.3
         lines.append(b"cookie: " + b"; ".join(cookies))
+    if not head.websocket:  # else it has one of ours
+        lines += [b"%b: %b" % (_KEY, value) for value in special.get(_KEY, ())]
     if any(value.lower() != b"trailers" for value in special.get(b"te", ())):
         raise FieldError("TE other than trailers")
     priorities = special.get(b"priority")

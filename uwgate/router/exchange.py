@@ -184,6 +184,13 @@ class Exchange(Attempts):
         """The client is gone: give everything up."""
         self._close(Failure.CLIENT_CLOSED)
 
+    def tunnel_over(self) -> None:
+        """Both sides of a tunnel have ended: what the node has not taken yet is still its own."""
+        back, self.back = self.back, None
+        if back is not None:
+            back.finish()
+        self._close(Failure.CLIENT_CLOSED)
+
     def expired(self) -> None:
         """The front's deadline passed while this exchange was under way."""
         phase = self.phase

@@ -372,7 +372,7 @@ class FastFront(FastClient):
 
     def end_tunnel(self) -> None:
         """Both sides are done."""
-        self.exchange.client_lost()
+        self.exchange.tunnel_over()
         self.log(None)
         self._end()
 

@@ -71,7 +71,7 @@ class FileSender:
 
     __slots__ = (
         "_at", "_end", "_exchange", "_file", "_parts", "_piece", "_poller", "_queued",
-        "_raw", "_task", "_warm", "paused",
+        "_raw", "_soon", "_task", "_warm", "paused",
     )  # fmt: skip
 
     state = -1  # none of those of a node's connection
@@ -90,7 +90,7 @@ class FileSender:
         self._warm = -1  # offset up to which it has been read into the page cache
         self._task: asyncio.Future[int] | None = None
         self._poller: Poller | None = None  # while it watches the socket
-        self.paused = False
+        self.paused = self._soon = False
 
     # --- back of the exchange ---------------------------------------------------------------------
 
@@ -109,8 +109,13 @@ class FileSender:
         """The front takes more."""
         self.paused = False
         exchange = self._exchange
-        if exchange is not None and self._raw is None and self._task is None:
-            exchange.gateway.loop.call_soon(self.go_on)
+        if exchange is not None and self._raw is None and self._task is None and not self._soon:
+            self._soon = True
+            exchange.gateway.loop.call_soon(self._resumed)
+
+    def _resumed(self) -> None:
+        self._soon = False
+        self.go_on()
 
     def abort(self) -> None:
         """Stop; the client's connection is somebody else's business."""

@@ -402,7 +402,7 @@ class Http1Responses(KnownClient):
 
     def end_tunnel(self) -> None:
         """Both sides are done."""
-        self.exchange.client_lost()
+        self.exchange.tunnel_over()
         self.log(None)
         self.finish_writing()
 

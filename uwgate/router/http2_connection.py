@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from uwgate.router.http2_request import RequestSide
 
 _FEW = 4  # frames, which are not worth looking at the time
+_RESETS = 200  # that are remembered, at least
 _SPARE = 12  # streams that are kept for the next requests
 
 _HEAD = (b":method", b"HEAD")
@@ -134,6 +135,8 @@ class Http2Connection(Ends, asyncio.Protocol):
         self.scheduled = True  # in any case, below
         try:
             frames = self.reader.feed(data) if data or not self.unread else []
+            if self.slow_since and frames:  # what is not complete now has only begun
+                self.slow_since, self.deadline = 0.0, self.rest
             if self.unread or len(frames) > _FEW:
                 self._take_some(self.unread + frames)
             else:
@@ -204,7 +207,6 @@ class Http2Connection(Ends, asyncio.Protocol):
         gateway.fronts.discard(cast("Connection", self))
         gateway.tally.connections -= 1
         self.count(-1)
-        gateway.http2.heavy.discard(self)
         self.stage = CLOSED
         self.deadline = 0.0
         for stream in list(self.streams.values()):
@@ -213,8 +215,7 @@ class Http2Connection(Ends, asyncio.Protocol):
         for stream in self.spare:
             self.drop(stream)
         self.spare.clear()
-        self.streams.clear()
-        self.writers.clear()
+        self.forget_streams()
         self.out.clear()
         gateway.clock.forget(self)
         if gateway.draining:
@@ -407,7 +408,7 @@ class Http2Connection(Ends, asyncio.Protocol):
     def _remember(self, number: int) -> None:
         resets = self.resets
         resets[number] = None
-        if len(resets) > 2 * self.gateway.settings.http2.max_streams:
+        if len(resets) > max(_RESETS, 2 * self.gateway.settings.http2.max_streams):
             del resets[next(iter(resets))]
 
     def sent_all(self, stream: Http2Stream) -> None:
@@ -425,7 +426,7 @@ class Http2Connection(Ends, asyncio.Protocol):
     def over(self, stream: Http2Stream) -> None:
         """Both sides have ended."""
         self.streams.pop(stream.id, None)
-        if len(self.spare) < _SPARE and stream.exchange.phase == IDLE:
+        if len(self.spare) < _SPARE and stream.exchange.phase == IDLE and not stream.is_long():
             if stream.held:  # nobody wanted it
                 self.credit_held(stream)
             stream.clear()

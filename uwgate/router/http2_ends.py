@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from uwgate.protocols import http2
 from uwgate.protocols.http2 import ErrorCode, FrameReader
@@ -13,6 +13,7 @@ from uwgate.router.http2_turns import Turns
 
 if TYPE_CHECKING:
     from uwgate.router.http import HttpGateway
+    from uwgate.router.http2_connection import Http2Connection
     from uwgate.router.http2_stream import Http2Stream
 
 FOREVER = (1 << 31) - 1
@@ -86,8 +87,7 @@ class Ends(Turns):
         for stream in list(self.streams.values()):
             stream.lost()
             self.drop(stream)
-        self.streams.clear()
-        self.writers.clear()
+        self.forget_streams()
         self.close()
 
     def close(self) -> None:
@@ -98,6 +98,11 @@ class Ends(Turns):
         self.flush()
         self.finished = True
         transport = self.transport
+        # A reset would take what is on its way from a slow client; one that closes already, too,
+        # waits for him.
+        limit = self.gateway.settings.timeout if transport.get_write_buffer_size() else _LINGER
+        self.deadline = self.gateway.clock.now + limit
+        self.gateway.clock.watch(self)
         if transport.is_closing():
             return
         if self.eof or not transport.can_write_eof():
@@ -105,10 +110,6 @@ class Ends(Turns):
         else:
             transport.write_eof()
             transport.resume_reading()
-        # A reset would take what is on its way from a slow client.
-        limit = self.gateway.settings.timeout if transport.get_write_buffer_size() else _LINGER
-        self.deadline = self.gateway.clock.now + limit
-        self.gateway.clock.watch(self)
 
     def begin(self) -> None:
         """The connection is there; a gateway that drains takes what was on its way, no more."""
@@ -223,6 +224,13 @@ class Ends(Turns):
             else:
                 errors[Failure.CLIENT_TIMEOUT] += 1
             self.drop(stream)  # its own deadline may be looked at in the same tick
+        self.forget_streams()
+        self.transport.abort()
+
+    def forget_streams(self) -> None:
+        """All of them were dropped: nothing waits."""
         self.streams.clear()
         self.writers.clear()
-        self.transport.abort()
+        self.delayed.clear()
+        self.queued = 0
+        self.gateway.http2.heavy.discard(cast("Http2Connection", self))

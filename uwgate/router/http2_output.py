@@ -187,10 +187,13 @@ class Output(KnownClient):
             self.schedule()  # others have their turn first
 
     def _bodies(self) -> None:
-        """RFC 9218 §10: the most urgent first."""
+        """RFC 9218 §10: the most urgent first; but an end needs no window (RFC 9113 §6.9.1)."""
         if len(self.writers) == 1:
             self._pump(next(iter(self.writers)), _TURN)
             return
+        shut = self.eof and self.windows.send <= 0
+        for stream in [each for each in self.writers if shut or not each.queue]:
+            self._pump(stream, 0)
         left = _TURN
         for _, group in groupby(sorted(self.writers, key=_rank), urgency):
             left = self._share(list(group), left)

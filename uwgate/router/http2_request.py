@@ -17,6 +17,7 @@ from uwgate.protocols.http2_streams import State, Windows
 from uwgate.router import responder
 from uwgate.router.errors import Failure
 from uwgate.router.http1_bodies import BODY_GRACE
+from uwgate.router.http1_responses import KEPT_HEAD
 from uwgate.router.phases import IDLE, TUNNEL
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ class RequestSide:
         self.paused = self.blocked = self.delayed = self.waited = self.websocket = False
         self.status = self.fields = self.head_bytes = self.sent_bytes = 0
 
+    def is_long(self) -> bool:
+        """Whether the request has more bytes than are to be kept while nobody asks."""
+        request = self.request
+        return request is not None and len(request.line) + len(self.block.raw) > KEPT_HEAD
+
     # --- to be provided by the response side ------------------------------------------------------
 
     def refuse(self, failure: Failure) -> None:
@@ -129,9 +135,8 @@ class RequestSide:
         else:
             self.left = length
             self.body_since = gateway.clock.now
-            if len(connection.streams) > connection.most_requests and connection.must_wait(
-                self._stream()
-            ):
+            many = len(connection.streams) > connection.most_requests
+            if (many or self.windows.send <= 0) and connection.must_wait(self._stream()):
                 self.delay(request, block)
             else:
                 exchange.start(request, block, not block.length)

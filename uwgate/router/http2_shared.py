@@ -84,7 +84,7 @@ class Http2Shared:
         if known is not None and known[1] is parser:
             return known[2]
         found = self._another(parser, fields)
-        if len(found[1].raw) <= _LONGEST_KNOWN:
+        if len(found[0].line) + len(found[1].raw) <= _LONGEST_KNOWN:
             if len(self._known) >= _KNOWN:
                 self._known.clear()
             self._known[id(fields)] = fields, parser, found
@@ -101,7 +101,7 @@ class Http2Shared:
         if template is None:
             found = self._new(parser, fields, ended=True)
             _, block, head = found
-            if len(block.raw) <= _LONGEST_TEMPLATE:
+            if len(head.line) + len(block.raw) <= _LONGEST_TEMPLATE:
                 if len(templates) >= _TEMPLATES:
                     templates.clear()
                 templates[rest] = block, head

@@ -134,7 +134,10 @@ class Http2Stream(RequestSide):
         assert request is not None
         if self.websocket and head.status < 300:
             # It would say that the tunnel is there (RFC 8441 §5).
-            self.exchange.abort(Failure.NODE_BAD_RESPONSE)
+            if self.exchange.phase == IDLE:  # a file
+                self.abort(Failure.NODE_BAD_RESPONSE)
+            else:
+                self.exchange.abort(Failure.NODE_BAD_RESPONSE)
             return
         head = self.connection.marked(head)
         is_head = request.method == b"HEAD"
@@ -310,7 +313,7 @@ class Http2Stream(RequestSide):
     def end_tunnel(self) -> None:
         """The node's connection is gone in a tunnel, or both sides are done."""
         if self.exchange.phase != IDLE:
-            self.exchange.client_lost()
+            self.exchange.tunnel_over()
             self.log(None)
         self.ended = True
         if not self.end_sent:

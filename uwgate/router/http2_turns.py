@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 TURN = 0.002
 """Seconds that what a connection has sent may take in one turn of the loop."""
 
+_ALL = 1 << 30
 _FREE = (IDLE, TUNNEL)
+_UNTAKEN = 8  # requests: one of whose response the client has never taken anything, nor can
 
 
 class Turns(Output):
@@ -36,8 +38,7 @@ class Turns(Output):
         self.holding = False
         self.next_turn: asyncio.Handle | None = None
         self.admission: asyncio.Handle | None = None
-        settings = gateway.settings.http2
-        self.most_requests = settings.node_requests or settings.max_streams
+        self.most_requests = gateway.settings.http2.node_requests or _ALL
 
     # --- to be provided ---------------------------------------------------------------------------
 
@@ -85,7 +86,9 @@ class Turns(Output):
             phase = stream.exchange.phase
             if phase in _FREE or stream.delayed:
                 continue
-            if phase < RELAYING or shut or stream.windows.send <= 0:
+            if shut or stream.windows.send <= 0:
+                count += 1 if stream.sent_bytes > stream.queued else _UNTAKEN
+            elif phase < RELAYING:
                 count += 1
         return count
 

@@ -88,6 +88,10 @@ class Back:
         """No more is sent to the node (tunnels)."""
         raise AssertionError
 
+    def finish(self) -> None:
+        """Close as soon as all that was written is sent; the exchange is somebody else's."""
+        raise AssertionError
+
     def pause(self) -> None:
         """The client does not keep up: stop reading."""
         raise AssertionError

@@ -192,6 +192,12 @@ class HttpBack(Back, asyncio.Protocol):
         self.deadline = 0.0
         self.transport.abort()
 
+    def finish(self) -> None:
+        self.exchange = self._pumped = None
+        self.deadline = self.gateway.request_deadline
+        self.gateway.clock.watch(self)
+        self.transport.close()
+
     def write_eof(self) -> None:
         if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
@@ -237,10 +243,12 @@ class HttpBack(Back, asyncio.Protocol):
         idle.append(self)
 
     def expired(self) -> None:
-        """Idle for too long."""
+        """Idle for too long, or closed, and the node does not take the rest."""
         if self in self.node.idle:
             self.node.idle.remove(self)
             self.transport.close()
+        elif self.exchange is None:
+            self.transport.abort()
 
 
 def connect_http(gateway: Gateway, node: Node, exchange: Exchange) -> asyncio.Task[None]:

@@ -59,7 +59,10 @@ def learn_head(gateway: Gateway, node: Node, data: bytes) -> bool:
 class UwsgiBack(Back):
     """The connection of one request to one uwsgi node."""
 
-    __slots__ = ("_addresses", "_ended", "_eof_wanted", "_events", "_held", "_unsent", "fd", "sock")
+    __slots__ = (
+        "_addresses", "_ended", "_eof_wanted", "_events", "_held", "_unsent", "deadline", "due",
+        "fd", "sock",
+    )  # fmt: skip
 
     def __init__(self, gateway: Gateway, node: Node) -> None:
         super().__init__(gateway, node)
@@ -68,6 +71,8 @@ class UwsgiBack(Back):
         self._unsent = b""
         self._eof_wanted = self._ended = False
         self._held = False  # the front was asked to pause
+        self.deadline = 0.0  # of one that closes when all is sent
+        self.due = 0
         self._addresses: tuple[tuple[int, Address], ...] = ()  # to try after this one
 
     # --- connecting ---------------------------------------------------------------------------
@@ -297,7 +302,8 @@ class UwsgiBack(Back):
             return
         self.node.rx += sent
         self._unsent = packet[sent:]
-        self._set_events(READ | WRITE if self._unsent else READ)
+        wanted = 0 if self.paused else READ
+        self._set_events(wanted | WRITE if self._unsent else wanted)
         self._connected()
 
     def _receive(self, data: bytes | None = None) -> None:
@@ -354,7 +360,9 @@ class UwsgiBack(Back):
         if self._held and self.exchange is not None:
             self._held = False
             self.exchange.front.resume()
-        if self._eof_wanted:
+        if self.deadline:
+            self._close_socket()
+        elif self._eof_wanted:
             self._shutdown()
 
     def _set_events(self, events: int) -> None:
@@ -408,6 +416,20 @@ class UwsgiBack(Back):
     def release(self, *, reusable: bool) -> None:
         self.exchange = None
         self._close_socket()
+
+    def finish(self) -> None:
+        self.exchange = None
+        if not self._unsent or self.fd < 0:
+            self._close_socket()
+            return
+        self.deadline = self.gateway.request_deadline
+        self.gateway.clock.watch(self)
+        self._set_events(WRITE)
+
+    def expired(self) -> None:
+        """The node does not take the rest of what a tunnel had for it."""
+        if self.deadline:
+            self._close_socket()
 
     def pause(self) -> None:
         self.paused = True

@@ -41,14 +41,14 @@ def test_sums(protocol: str, other: str) -> None:
     one = speaking(
         1,
         **of(
-            protocol, connections=2, streams=7, requests=40,
+            protocol, connections=2, streams=7, requests=40, delayed=3,
             resets={"client:CANCEL": 3, "gateway:PROTOCOL_ERROR": 1}, goaways={"NO_ERROR": 2},
         ),
     )  # fmt: skip
     two = speaking(
         2,
         **of(
-            protocol, connections=1, streams=1, requests=2,
+            protocol, connections=1, streams=1, requests=2, delayed=1,
             resets={"client:CANCEL": 1}, goaways={"ENHANCE_YOUR_CALM": 1},
         ),
     )  # fmt: skip
@@ -57,6 +57,7 @@ def test_sums(protocol: str, other: str) -> None:
         "connections": 3,
         "streams": 8,
         "requests": 42,
+        "delayed": 4,
         "resets": {"client:CANCEL": 4, "gateway:PROTOCOL_ERROR": 1},
         "goaways": {"ENHANCE_YOUR_CALM": 1, "NO_ERROR": 2},
     }
@@ -76,7 +77,7 @@ def test_what_outlives_a_worker_and_a_master(protocol: str) -> None:
         speaking(
             1,
             **of(
-                protocol, connections=2, streams=7, requests=40,
+                protocol, connections=2, streams=7, requests=40, delayed=3,
                 resets={"client:CANCEL": 3}, goaways={"NO_ERROR": 2},
             ),
         )
@@ -87,6 +88,7 @@ def test_what_outlives_a_worker_and_a_master(protocol: str) -> None:
         "connections": 0,
         "streams": 0,
         "requests": 40,
+        "delayed": 3,
         "resets": {"client:CANCEL": 3},
         "goaways": {"NO_ERROR": 2},
     }
