@@ -28,7 +28,7 @@ from uwgate.router.http1_responses import GONE
 from uwgate.router.http2_control import HANDLERS
 from uwgate.router.http2_ends import GONE as CLOSED
 from uwgate.router.http2_ends import OPEN, PREFACE, PROBE, Ends
-from uwgate.router.http2_limits import Limits
+from uwgate.router.http2_limits import FREE_BYTES, FREE_FIELDS, Limits
 from uwgate.router.http2_stream import Http2Stream
 from uwgate.router.http2_turns import TURN
 from uwgate.router.phases import IDLE, TUNNEL
@@ -46,6 +46,8 @@ _FEW = 4  # frames, which are not worth looking at the time
 _RESETS = 200  # that are remembered, at least
 _SPARE = 12  # streams that are kept for the next requests
 
+# A look into the class takes longer.
+OPENED, HALF_CLOSED = State.OPEN, State.HALF_CLOSED
 _HEAD = (b":method", b"HEAD")
 _VERSIONS = ("TLSv1.2", "TLSv1.3")  # RFC 9113 §9.2
 
@@ -283,7 +285,8 @@ class Http2Connection(Ends, asyncio.Protocol):
             raise Http2Error(ErrorCode.COMPRESSION_ERROR, str(error)) from None
         except FieldListTooLarge as error:
             fields, long = error.fields, True
-        self.limits.spend_section(len(fields), frame.size)
+        if frame.size > FREE_BYTES or len(fields) > FREE_FIELDS:
+            self.limits.spend_section(len(fields), frame.size)
         ended = bool(frame.flags & http2.END_STREAM)
         if number <= self.last and number & 1:
             if judge(self.state_of(number), http2.HEADERS, number):
@@ -312,7 +315,7 @@ class Http2Connection(Ends, asyncio.Protocol):
         gateway.tally.http2_requests += 1
         stream = self.spare.pop() if self.spare else Http2Stream(self)
         stream.id = number
-        stream.state = State.HALF_CLOSED if ended else State.OPEN
+        stream.state = HALF_CLOSED if ended else OPENED
         windows = stream.windows
         windows.reset(self.initial_window, gateway.settings.http2.window)
         if not self.acknowledged:  # it may send as much as it knows of (RFC 9113 §6.9.3)
@@ -418,7 +421,7 @@ class Http2Connection(Ends, asyncio.Protocol):
         stream.end_sent = True
         if stream.exchange.phase == TUNNEL:
             return  # the client goes on
-        if stream.state == State.OPEN:
+        if stream.state is OPENED:
             stream.linger()
         else:
             self.over(stream)
@@ -426,7 +429,7 @@ class Http2Connection(Ends, asyncio.Protocol):
     def over(self, stream: Http2Stream) -> None:
         """Both sides have ended."""
         self.streams.pop(stream.id, None)
-        if len(self.spare) < _SPARE and stream.exchange.phase == IDLE and not stream.is_long():
+        if len(self.spare) < _SPARE and stream.exchange.phase == IDLE:
             if stream.held:  # nobody wanted it
                 self.credit_held(stream)
             stream.clear()
@@ -474,6 +477,9 @@ class Http2Connection(Ends, asyncio.Protocol):
     def _idle(self) -> None:
         """No stream is left."""
         gateway = self.gateway
+        for stream in self.spare:
+            if stream.is_long():
+                stream.forget_heads()
         if self.step == 2:
             self.close()
         elif self.step and not gateway.gently:

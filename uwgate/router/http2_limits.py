@@ -20,9 +20,9 @@ _RESETS = 300
 _RESETS_PER_SECOND = 20
 
 
-_FREE_FIELDS = 128  # cookies come one by one
+FREE_FIELDS = 128  # cookies come one by one
+FREE_BYTES = 8192
 _FIELDS = 16  # for a frame's credit
-_FREE_BYTES = 8192
 _BYTES = 2048
 
 
@@ -51,10 +51,10 @@ class Limits:
                 raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too many frames")
 
     def spend_section(self, fields: int, size: int) -> None:
-        """A header section with so many fields, in so many bytes."""
-        if fields > _FREE_FIELDS or size > _FREE_BYTES:
-            more, longer = max(0, fields - _FREE_FIELDS), max(0, size - _FREE_BYTES)
-            self.spend(more // _FIELDS + longer // _BYTES)
+        """A header section with so many fields, in so many bytes; those with no more than FREE_…
+        have no need to be said."""
+        more, longer = max(0, fields - FREE_FIELDS), max(0, size - FREE_BYTES)
+        self.spend(more // _FIELDS + longer // _BYTES)
 
     def spend_reset(self) -> None:
         """A stream was given up."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
-from uwgate.protocols.http1_request import RequestBlock, RequestLine
+from uwgate.protocols.http1_request import RequestBlock, RequestLine, parse_request_line
 from uwgate.protocols.http2 import ErrorCode, StreamError
 from uwgate.protocols.http2_fields import UNKNOWN, FieldError, Fields, trailer_lines
 from uwgate.protocols.http2_priority import DEFAULT, Priority
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from uwgate.router.http2_stream import Http2Stream
 
 _NOTHING = RequestBlock(b"")
+_IDLE = State.IDLE
+_NO_REQUEST = parse_request_line(b"GET / HTTP/1.1")
 _LINGER = 2.0  # seconds
 _PIECE = 65536  # bytes
 
@@ -60,14 +62,14 @@ class RequestSide:
         self.due = 0
         self.line = b""  # of HTTP/1 fronts, where it may be sent at once
         self.exchange: Exchange = gateway.make_exchange(gateway, self._stream())
-        self.block = _NOTHING
+        self.exchange.block = self.block = _NOTHING
         self.request: RequestLine | None
         self.clear()
 
     def clear(self) -> None:
         """As before the first request."""
         self.id = 0
-        self.state = State.IDLE
+        self.state = _IDLE
         self.priority = DEFAULT
         self.queued = 0
         self.left = UNKNOWN  # a refused request has a body of any length
@@ -83,9 +85,16 @@ class RequestSide:
         self.status = self.fields = self.head_bytes = self.sent_bytes = 0
 
     def is_long(self) -> bool:
-        """Whether the request has more bytes than are to be kept while nobody asks."""
-        request = self.request
-        return request is not None and len(request.line) + len(self.block.raw) > KEPT_HEAD
+        """Whether more of the last request is here than is to be kept while nobody asks."""
+        exchange = self.exchange
+        return len(exchange.head) + len(exchange.packet) + len(exchange.block.raw) > KEPT_HEAD
+
+    def forget_heads(self) -> None:
+        """Nothing of that is kept."""
+        exchange = self.exchange
+        exchange.forget_heads()
+        exchange.block = _NOTHING
+        exchange.request = _NO_REQUEST
 
     # --- to be provided by the response side ------------------------------------------------------
 
