@@ -1,4 +1,4 @@
-"""A page of 200 resources, of real uWSGI, in a real browser."""
+"""A page of 200 resources, of real uWSGI, in a real browser, and a WebSocket (RFC 8441)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.waiting import free_port, wait_until
 from interop.peers import accepts, needs, start_browser, uwsgi
 
 
-def test_a_page_of_200_resources(tmp_path: Path) -> None:
+def test_a_page_of_200_resources_and_a_websocket(tmp_path: Path) -> None:
     pair, port = Authority(tmp_path).issue("one.test"), free_port()
     base = f"https://127.0.0.1:{port}"
 
@@ -26,7 +26,10 @@ def test_a_page_of_200_resources(tmp_path: Path) -> None:
 
     with (
         uwsgi(tmp_path, f"127.0.0.1:{free_port()}", module="page") as node,
-        running("--http-to", node.address, "--https", f"127.0.0.1:{port},{pair.cert},{pair.key}"),
+        running(
+            "--http-to", node.address, "--https", f"127.0.0.1:{port},{pair.cert},{pair.key}",
+            "--http-log",
+        ) as gateway,
     ):
         wait_until(lambda: accepts(f"127.0.0.1:{port}"), "the listener")
         browser = start_browser(base + "/", tmp_path / "profile", "--ignore-certificate-errors")
@@ -35,4 +38,7 @@ def test_a_page_of_200_resources(tmp_path: Path) -> None:
         finally:
             os.killpg(browser.pid, signal.SIGKILL)  # with all the processes it has started
             browser.wait()
-        assert heard() == [[200, ["h2"]]]
+        assert heard() == [[200, ["h2"], True]]
+        wait_until(lambda: "/websocket" in gateway.log, "the tunnel in the request log")
+        (line,) = [each for each in gateway.log.splitlines() if "/websocket" in each]
+        assert "HTTP/2.0" in line

@@ -1,4 +1,4 @@
-"""A page of 200 resources, whose script says at the end how they came."""
+"""A page of 200 resources and a WebSocket, whose script says at the end how they came."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
+
+from workhorse import websocket
 
 PARTS = 200
 _SAID: list[str] = []
@@ -19,17 +21,31 @@ const script = (number) => new Promise((done, failed) => {
   part.onerror = failed;
   document.body.append(part);
 });
+const MESSAGES = ["first", "x".repeat(100000), "last"];
+const talk = () => new Promise((done, failed) => {
+  const socket = new WebSocket("wss://" + location.host + "/websocket");
+  const echoes = [];
+  socket.onopen = () => MESSAGES.forEach((each) => socket.send(each));
+  socket.onmessage = (event) => {
+    echoes.push(event.data);
+    if (echoes.length === MESSAGES.length) {
+      done(echoes.every((each, place) => each === MESSAGES[place]));
+      socket.close();
+    }
+  };
+  socket.onerror = failed;
+});
 performance.setResourceTimingBufferSize(1000);
-Promise.all([...Array(%d).keys()].map(script)).then(() => {
+Promise.all([...Array(%d).keys()].map(script)).then(talk).then((echoed) => {
   const entries = performance.getEntriesByType("resource");
   const protocols = [...new Set(entries.map((each) => each.nextHopProtocol))];
-  return fetch("/said?value=" + encodeURIComponent(JSON.stringify([parts, protocols])));
+  return fetch("/said?value=" + encodeURIComponent(JSON.stringify([parts, protocols, echoed])));
 });
 </script>
 """
 
 
-def application(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+def application(environ: dict[str, Any], start_response: Callable[..., object]) -> Any:
     path = environ["PATH_INFO"]
     kind, body = "text/plain", b""
     if path.startswith("/part/"):
@@ -38,6 +54,8 @@ def application(environ: dict[str, Any], start_response: Callable[..., object]) 
         _SAID.extend(parse_qs(environ["QUERY_STRING"])["value"])
     elif path == "/heard":
         kind, body = "application/json", json.dumps(_SAID).encode()
+    elif path == "/websocket":
+        return websocket(environ, start_response)
     else:
         kind, body = "text/html", (_PAGE % PARTS).encode()
     start_response("200 OK", [("Content-Type", kind), ("Content-Length", str(len(body)))])
