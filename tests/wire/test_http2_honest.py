@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from h2.errors import ErrorCodes
 from support.http2_raw import WINDOW, RawHttp2, data, fields, raw, window_update
 from support.nodes import NODES, Connection, RawHttpNode, RawUwsgiNode, Seen, held, response
 from support.served import memory, worker_of
@@ -157,6 +158,27 @@ def test_a_tunnel_that_its_node_ends_first_loses_nothing(kind: str, version: str
         wait_until(lambda: got, "the node to have it all", 20)
         assert got == [size]
         sock.close()
+
+
+@pytest.mark.parametrize("kind", ["http", "uwsgi"])
+def test_a_tunnel_that_its_node_breaks(kind: str) -> None:
+    """RFC 8441 §5: a reset is a reset, an end is an end."""
+    gate = threading.Event()
+
+    def broken(connection: Connection, seen: Seen) -> str:
+        connection.send(SWITCH + b"hello")
+        assert gate.wait(10)
+        connection.reset()
+        return "close"
+
+    with NODES[kind]() as node, running("--http-to", node.spec) as gateway, at(gateway) as client:
+        node.play(broken)
+        client.send(client.headers(1, UPGRADE, end=False))
+        client.wait(lambda frame: client.answers.get(1) and client.answers[1].size == 5, "hello")
+        gate.set()
+        over(client, 1)
+        assert client.answers[1].reset == ErrorCodes.CANCEL
+        client.assert_alive()
 
 
 def test_a_tunnel_to_a_file(tmp_path: Path) -> None:

@@ -422,3 +422,19 @@ def test_sections_that_lead_to_nothing_are_counted(kind: str) -> None:
         else:
             client.send(*[raw(1, 4, 1, large)] * 5000)
         client.assert_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
+
+
+def test_allowances_are_options() -> None:
+    options = ("--http2-max-resets", "10", "--http2-max-frames", "100")
+    with RawHttpNode() as node, running("--http-to", node.spec, *options) as gateway:
+        node.otherwise = silent
+        with at(gateway) as client:
+            for stream in range(1, 21, 2):
+                client.send(client.headers(stream), rst_stream(stream))
+            client.assert_alive()
+            client.send(client.headers(21), rst_stream(21))
+            client.assert_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
+        with at(gateway) as client:
+            client.send(*[raw(PING, 0, 0, b"12345678")] * 200)
+            client.assert_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
+            assert 90 <= count(client) <= 100

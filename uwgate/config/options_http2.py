@@ -87,4 +87,24 @@ HTTP2_OPTIONS = (
         unit="bytes",
         uwsgi=False,
     ),
+    Option(
+        "http2-max-resets",
+        Kind.INT,
+        _HTTP2,
+        "Streams of a connection that may be given up before their end: so many at once, as many"
+        " again within 15 seconds.",
+        field="http2.max_resets",
+        parse=values.integer(10, 1_000_000),
+        uwsgi=False,
+    ),
+    Option(
+        "http2-max-frames",
+        Kind.INT,
+        _HTTP2,
+        "Frames of a connection that are of no use (PING, SETTINGS, empty DATA and such): so many"
+        " at once, as many again within 40 seconds, and four for each frame of a response.",
+        field="http2.max_frames",
+        parse=values.integer(100, 10_000_000),
+        uwsgi=False,
+    ),
 )

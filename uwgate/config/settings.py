@@ -256,6 +256,8 @@ class Http2Settings:
     connection_window: int = 1 << 20  # the same of all requests of a connection
     max_header_list: int = 32768  # bytes as RFC 9113 §6.5.2 counts them
     max_queued: int = 1 << 20  # bytes of responses that wait for a client's windows
+    max_resets: int = 300  # streams that are given up at once, and within 15 s
+    max_frames: int = 4000  # frames of no use, at once, and within 40 s
 
 
 @dataclass(frozen=True, slots=True)

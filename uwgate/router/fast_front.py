@@ -370,6 +370,10 @@ class FastFront(FastClient):
         elif not self.unsent:
             self.finish_sending()
 
+    def tunnel_broken(self) -> None:
+        """The node has reset its connection: the same, to a client that has no word for it."""
+        self.end_tunnel()
+
     def end_tunnel(self) -> None:
         """Both sides are done."""
         self.exchange.tunnel_over()

@@ -81,6 +81,10 @@ class Front(Protocol):
         """A new request begins (only called where a request log wants every fact)."""
         ...
 
+    def tunnel_broken(self) -> None:
+        """The node has reset its connection in a tunnel."""
+        ...
+
     def end_tunnel(self) -> None:
         """The node's connection is gone in a tunnel."""
         ...

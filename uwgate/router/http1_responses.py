@@ -400,6 +400,10 @@ class Http1Responses(KnownClient):
         elif self.transport.can_write_eof():
             self.transport.write_eof()
 
+    def tunnel_broken(self) -> None:
+        """The node has reset its connection: the same, to a client that has no word for it."""
+        self.end_tunnel()
+
     def end_tunnel(self) -> None:
         """Both sides are done."""
         self.exchange.tunnel_over()

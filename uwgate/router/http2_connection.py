@@ -66,7 +66,7 @@ class Http2Connection(Ends, asyncio.Protocol):
         super().__init__(gateway, constants)
         self.hsts = hsts
         self.decoder = Decoder(gateway.http2.memo)
-        self.limits = Limits(gateway.clock)
+        self.limits = Limits(gateway.clock, gateway.settings.http2)
         self.held = b""  # of the preface
         self.acknowledged = self.ending = False
         self.unread: list[Frame] = []

@@ -10,14 +10,18 @@ beyond the usual is credit, too: a few compressed bytes may stand for hundreds o
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from uwgate.protocols.http2 import ErrorCode, Http2Error
 from uwgate.router.clock import Clock
 
-_CREDIT = 4_000
+if TYPE_CHECKING:
+    from uwgate.config.settings import Http2Settings
+
 _EARNED = 4
-_PER_SECOND = 100
-_RESETS = 300
-_RESETS_PER_SECOND = 20
+# Both allowances are there again after so many seconds.
+_FRAMES_AGAIN = 40
+_RESETS_AGAIN = 15
 
 
 FREE_FIELDS = 128  # cookies come one by one
@@ -29,17 +33,17 @@ _BYTES = 2048
 class Limits:
     """Of one connection. All methods that spend raise Http2Error (ENHANCE_YOUR_CALM)."""
 
-    __slots__ = ("_clock", "_credit", "_resets", "_since")
+    __slots__ = ("_clock", "_credit", "_most", "_most_resets", "_resets", "_since")
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, settings: Http2Settings) -> None:
         self._clock = clock
-        self._credit = _CREDIT
-        self._resets = _RESETS
+        self._credit = self._most = settings.max_frames
+        self._resets = self._most_resets = settings.max_resets
         self._since = clock.now
 
     def earn(self, frames: int = 1) -> None:
         """So many frames of a response were sent."""
-        if self._credit < _CREDIT:
+        if self._credit < self._most:
             self._credit += frames * _EARNED
 
     def spend(self, frames: int = 1) -> None:
@@ -51,8 +55,7 @@ class Limits:
                 raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too many frames")
 
     def spend_section(self, fields: int, size: int) -> None:
-        """A header section with so many fields, in so many bytes; those with no more than FREE_…
-        have no need to be said."""
+        """A header section with so many fields, in so many bytes: what is beyond the usual."""
         more, longer = max(0, fields - FREE_FIELDS), max(0, size - FREE_BYTES)
         self.spend(more // _FIELDS + longer // _BYTES)
 
@@ -67,5 +70,6 @@ class Limits:
     def _refill(self) -> None:
         now = self._clock.now
         seconds, self._since = now - self._since, now
-        self._credit = min(self._credit + int(seconds * _PER_SECOND), _CREDIT)
-        self._resets = min(self._resets + int(seconds * _RESETS_PER_SECOND), _RESETS)
+        most, resets = self._most, self._most_resets
+        self._credit = min(self._credit + int(seconds * most / _FRAMES_AGAIN), most)
+        self._resets = min(self._resets + int(seconds * resets / _RESETS_AGAIN), resets)

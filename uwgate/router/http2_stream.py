@@ -310,6 +310,15 @@ class Http2Stream(RequestSide):
         else:
             self.connection.enqueue(self)
 
+    def tunnel_broken(self) -> None:
+        """The node has reset its connection (RFC 8441 §5)."""
+        if self.queue:  # what it had to say is said first
+            self.end_tunnel()
+            return
+        self.exchange.client_lost()
+        self.log(None)
+        self.connection.reset(self, ErrorCode.CANCEL)
+
     def end_tunnel(self) -> None:
         """The node's connection is gone in a tunnel, or both sides are done."""
         if self.exchange.phase != IDLE:

@@ -152,7 +152,10 @@ class Back:
             exchange.response_end(b"")
         elif self.state == RAW:
             exchange.back = None
-            exchange.front.end_tunnel()
+            if reset:
+                exchange.front.tunnel_broken()
+            else:
+                exchange.front.end_tunnel()
         elif self.state == HEAD:
             untouched = not self.touched
             failure = Failure.NODE_RESET if reset else Failure.NODE_EMPTY
