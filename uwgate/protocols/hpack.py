@@ -63,12 +63,11 @@ class _State:
 
     ``table``: the static part, and entries, newest first. ``size``: of the entries, in bytes as
     RFC 7541 §4.1 counts them; they fit ``limit``, which the peer chose, up to ``ceiling``, which
-    we allowed. ``due``: the next block has to begin with an update of the limit to that at most,
-    or -1. ``largest``: no entry has more bytes. ``known``: block -> state after it, fields, and
-    their size. ``pattern``: of the last block, if one of its values can change alone."""
+    we allowed. ``largest``: no entry has more bytes. ``known``: block -> state after it, fields,
+    and their size. ``pattern``: of the last block, if one of its values can change alone."""
 
     __slots__ = (
-        "ceiling", "due", "known", "largest", "limit", "pattern", "shared", "size", "table",
+        "ceiling", "known", "largest", "limit", "pattern", "shared", "size", "table",
     )
 
     def __init__(self, ceiling: int, table: Sequence[Field] = _STATIC_PART) -> None:
@@ -77,7 +76,6 @@ class _State:
         # The peer begins with that, and has to say so if it takes more (RFC 9113 §6.5.2).
         self.limit = min(ceiling, DEFAULT_TABLE)
         self.ceiling = ceiling
-        self.due = -1
         self.largest = _LONGEST_STATIC
         self.known: dict[bytes, tuple[_State, Fields, int]] = {}
         self.pattern: _Pattern | None = None
@@ -88,7 +86,6 @@ class _State:
         state = _State(self.ceiling, self.table)
         state.size = self.size
         state.limit = self.limit
-        state.due = self.due
         state.largest = self.largest
         return state
 
@@ -101,9 +98,8 @@ class _State:
 
     def resize(self, limit: int) -> None:
         """RFC 7541 §4.2, §4.3. Raises HpackError."""
-        if limit > (self.ceiling if self.due < 0 else self.due):
+        if limit > self.ceiling:
             raise HpackError("a table larger than allowed")
-        self.due = -1
         self.limit = limit
         self._evict(0)
 
@@ -181,19 +177,6 @@ class Decoder:
         if max_table_size != DEFAULT_TABLE:
             self._state = _State(max_table_size)
 
-    def set_limit(self, max_table_size: int) -> None:
-        """SETTINGS_HEADER_TABLE_SIZE has changed, and the peer has acknowledged that. If its table
-        is larger than ``max_table_size``, in bytes, its next block has to begin with an update to
-        that, or less, and else raises HpackError (RFC 7541 §4.2)."""
-        state = self._state
-        if max_table_size == state.ceiling:
-            return
-        self._state = state = state.copy()
-        state.ceiling = max_table_size
-        if max_table_size < state.limit:
-            # Of several changes, the smallest has to be answered first.
-            state.due = min(state.due, max_table_size) if state.due >= 0 else max_table_size
-
     def decode(self, block: bytes, limit: int) -> Fields:
         """The fields of a header block (RFC 7541 §6); the same object where it was decoded before
         in the same state, from the third time on at the latest. ``limit``: of their size in bytes,
@@ -212,8 +195,6 @@ class Decoder:
         if pattern is not None and block.startswith(pattern[0]):
             found = _fit(block, pattern)
         if found is None:
-            if state.due >= 0 and (not block or block[0] & 0xE0 != 0x20):
-                raise HpackError("the table was not made smaller")
             found, after, changed = _decode(block, state, _most_fields(limit))
             self._state = after
         # Usually it is clear without counting: a byte of a string makes at most 1.6, an index

@@ -195,48 +195,16 @@ def test_the_limit_is_exact() -> None:
         Decoder().decode(block, size - 1)
 
 
-def test_a_smaller_table_has_to_be_announced() -> None:
-    for block in (b"", b"\x82", b"\xbe", b"\x3f\x46\x82"):  # nothing; to 101 bytes
-        decoder = Decoder()
-        decoder.decode(b"\x40\x01a\x01b", LIMIT)
-        decoder.set_limit(100)
-        decoder.set_limit(100)
-        with pytest.raises(HpackError):
-            decoder.decode(block, LIMIT)
-    decoder = Decoder()
-    decoder.decode(b"\x40\x01a\x01b", LIMIT)
-    decoder.set_limit(100)
-    assert decoder.decode(b"\x3f\x45\xbe", LIMIT) == ((b"a", b"b"),)
-    assert decoder.decode(b"\xbe", LIMIT) == ((b"a", b"b"),)  # once is enough
-    with pytest.raises(HpackError):
-        decoder.decode(b"\x3f\x46", LIMIT)
-
-
-def test_of_several_sizes_the_smallest_is_announced_first() -> None:
-    for sizes in ((0, 200), (200, 0, 200), (0, 100, 200)):
-        for block, good in ((b"\x20\x3f\xa9\x01\x82", True), (b"\x3f\xa9\x01\x82", False)):
-            decoder = Decoder()
-            for size in sizes:
-                decoder.set_limit(size)
-            if good:
-                assert decoder.decode(block, LIMIT) == ((b":method", b"GET"),)
-            else:
-                with pytest.raises(HpackError):
-                    decoder.decode(block, LIMIT)
-
-
 def test_a_larger_table_is_the_peers_choice() -> None:
-    changed = Decoder()
-    changed.set_limit(8192)
-    for decoder in (changed, Decoder(max_table_size=8192)):
-        large = b"\x40\x01a\x7f\xf1\x2d" + b"b" * 6000
-        decoder.decode(large, LIMIT)  # of 4,096 bytes still
-        with pytest.raises(HpackError):
-            decoder.decode(b"\xbe", LIMIT)
-        decoder.decode(b"\x3f\xe1\x3f" + large, LIMIT)
-        assert decoder.decode(b"\xbe", LIMIT) == ((b"a", b"b" * 6000),)
-        with pytest.raises(HpackError):
-            decoder.decode(b"\x3f\xe2\x3f", LIMIT)
+    decoder = Decoder(max_table_size=8192)
+    large = b"\x40\x01a\x7f\xf1\x2d" + b"b" * 6000
+    decoder.decode(large, LIMIT)  # of 4,096 bytes still
+    with pytest.raises(HpackError):
+        decoder.decode(b"\xbe", LIMIT)
+    decoder.decode(b"\x3f\xe1\x3f" + large, LIMIT)
+    assert decoder.decode(b"\xbe", LIMIT) == ((b"a", b"b" * 6000),)
+    with pytest.raises(HpackError):
+        decoder.decode(b"\x3f\xe2\x3f", LIMIT)
 
 
 _NAMES = st.sampled_from(
@@ -257,7 +225,6 @@ def test_in_step_with_another_encoder(
     theirs, ours = oracle.Encoder(), Decoder()
     if small:
         theirs.header_table_size = 150
-        ours.set_limit(150)
     for message, huffman in messages:
         wanted = [(name.encode(), value.encode("utf-8"), secret) for name, value, secret in message]
         block = theirs.encode([oracle.HeaderTuple(n, v) for n, v, _ in wanted], huffman=huffman)

@@ -43,7 +43,6 @@ def test_decoders_without_a_memo_share_nothing() -> None:
 def test_no_table_is_anothers() -> None:
     """Nor is the part that all have."""
     decoders = [Decoder(), Decoder(max_table_size=256), Decoder(max_table_size=8192), Decoder()]
-    decoders[-1].set_limit(100)
     for number, decoder in enumerate(decoders):
         decoder.decode(b"\x20\x3f\x45\x40\x01a\x01%d" % number, LIMIT)
     for number, decoder in enumerate(decoders):
@@ -64,7 +63,6 @@ def test_a_state_in_a_memo_never_changes() -> None:
     stays = Decoder(memo)
     stays.decode(b"\x40\x01a\x01b", LIMIT)
     decoder.decode(b"\x40\x01c\x01d", LIMIT)
-    decoder.set_limit(0)
     assert decoder.decode(b"\x20", LIMIT) == ()
     assert stays.decode(b"\xbe", LIMIT) == ((b"a", b"b"),)
     with pytest.raises(HpackError):
