@@ -225,6 +225,8 @@ def test_nothing_else_passes_for_chunked(value: bytes) -> None:
         (b"*;q=0, gzip", True),
         (b"gzipped", False),
         (b"x-gz", False),
+        (b"gzip" + b" " * 1020, True),
+        (b"gzip" + b" " * 1021, False),  # to read it would take longer than it saves
     ],
 )
 def test_whether_gzip_is_wanted(value: bytes, allowed: bool) -> None:

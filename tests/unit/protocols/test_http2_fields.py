@@ -82,13 +82,16 @@ def test_options_and_te_and_priority() -> None:
 
 
 def test_a_websocket() -> None:
-    fields = (*CONNECT, (b"sec-websocket-version", b"13"))
+    fields = (*CONNECT, (b"sec-websocket-version", b"13"), (b"sec-websocket-key", b"theirs"))
     head = RequestFields().head(fields, ended=False, key=b"k")
+    assert b"theirs" not in head.raw
     assert head.websocket
     assert head.line == b"GET /chat HTTP/1.1"
     block = RequestParser(RequestPolicy()).parse(head.raw)
     assert (block.upgrade, block.length) == (b"websocket", 0)
     assert b"\r\nSec-WebSocket-Key: k\r\n" in head.raw
+    other = RequestFields().head((*GET, (b"sec-websocket-key", b"x")), ended=True)
+    assert other.raw == b"\r\nHost: h.x\r\nsec-websocket-key: x\r\n\r\n"
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,7 @@ def test_there_is_no_stream_0(kind: int, stream_id: int) -> None:
         pack(">IIII", 1, 7, 1, 0),
         pack(">IIIB", 1, 7, 1, 0),
         pack(">III", 1, 7, MAX_WINDOW + 1),
+        pack(">I", 33) + pack(">II", 4, 1) * 33,  # there are eight ids
     ],
 )
 def test_malformed_settings_end_the_session(body: bytes) -> None:
