@@ -372,7 +372,7 @@ def test_a_node_that_ends_a_websocket_first(wholly: bool, last: bytes) -> None:
 
 
 def test_a_client_that_does_not_end_its_websocket() -> None:
-    """The node is gone: it is waited for a moment, then the stream is reset."""
+    """The node is gone, and refuses what still comes: the stream is reset (RFC 8441 §5)."""
     stats = free_port()
 
     def hang_up(connection: Connection, seen: Seen) -> str:
@@ -392,7 +392,7 @@ def test_a_client_that_does_not_end_its_websocket() -> None:
 
             wait_until(let_go, "no active request")
             client.wait(lambda frame: client.answer(1).reset is not None, "RST_STREAM")
-            assert client.answer(1).reset == ErrorCodes.NO_ERROR
+            assert client.answer(1).reset == ErrorCodes.CANCEL
             client.send(client.headers(3))
             client.assert_answered(3)
             assert ends(client, 1) == 1

@@ -67,26 +67,11 @@ def _window_update(client: Http2Connection, frame: Frame) -> None:
     if not number:
         if not increment:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a window that grows by nothing")
-        try:
-            client.windows.grant(increment)
-        except OverflowError:
-            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "a window too large") from None
-        if client.holding:
-            client.release()
-        return
-    if not judge(client.state_of(number), http2.WINDOW_UPDATE, number):
-        return
-    stream = client.streams[number]
-    if not increment:
-        raise StreamError(number, ErrorCode.PROTOCOL_ERROR, "a window that grows by nothing")
-    try:
-        stream.windows.grant(increment)
-    except OverflowError:
-        raise StreamError(number, ErrorCode.FLOW_CONTROL_ERROR, "too large") from None
-    if stream.queue or stream.ended:
-        client.enqueue(stream)
-    elif stream.blocked:
-        client.release()
+        client.grow(increment)
+    elif judge(client.state_of(number), http2.WINDOW_UPDATE, number):
+        if not increment:
+            raise StreamError(number, ErrorCode.PROTOCOL_ERROR, "a window that grows by nothing")
+        client.grow_stream(client.streams[number], increment)
 
 
 def _priority(client: Http2Connection, frame: Frame) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from uwgate.protocols.http2 import ErrorCode, Http2Error, StreamError
 from uwgate.router.http2_output import Output, urgency
 from uwgate.router.phases import IDLE, RELAYING, RESOLVING, TUNNEL
 
@@ -115,6 +116,26 @@ class Turns(Output):
             stream.start_delayed()
 
     # --- nodes ------------------------------------------------------------------------------------
+
+    def grow(self, increment: int) -> None:
+        """The client takes so many bytes more, of all streams. Raises Http2Error."""
+        try:
+            self.windows.grant(increment)
+        except OverflowError:
+            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "a window too large") from None
+        if self.holding:
+            self.release()
+
+    def grow_stream(self, stream: Http2Stream, increment: int) -> None:
+        """The client takes so many bytes more of that stream. Raises StreamError."""
+        try:
+            stream.windows.grant(increment)
+        except OverflowError:
+            raise StreamError(stream.id, ErrorCode.FLOW_CONTROL_ERROR, "too large") from None
+        if stream.queue or stream.ended:
+            self.enqueue(stream)
+        elif stream.blocked:
+            self.release()
 
     def hold(self) -> None:
         """Enough waits here: what else the client cannot take is not even read. Each stream would

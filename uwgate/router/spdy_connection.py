@@ -307,26 +307,12 @@ class SpdyConnection(Http2Connection):
         """The client opens no more streams, or so it says."""
 
     def _on_window_update(self, frame: WindowUpdate) -> None:
-        number = frame.stream_id
-        if not number:
-            try:
-                self.windows.grant(frame.delta)
-            except OverflowError:
-                raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "a window too large") from None
-            if self.holding:
-                self.release()
+        if not frame.stream_id:
+            self.grow(frame.delta)
             return
-        stream = self.streams.get(number)
-        if stream is None:
-            return
-        try:
-            stream.windows.grant(frame.delta)
-        except OverflowError:
-            raise StreamError(number, ErrorCode.FLOW_CONTROL_ERROR, "too large") from None
-        if stream.queue or stream.ended:
-            self.enqueue(stream)
-        elif stream.blocked:
-            self.release()
+        stream = self.streams.get(frame.stream_id)
+        if stream is not None:
+            self.grow_stream(stream, frame.delta)
 
     # --- writing ----------------------------------------------------------------------------------
 
