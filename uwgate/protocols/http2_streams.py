@@ -114,7 +114,7 @@ class Windows:
         """That many received bytes are not held any more -> the increment to tell the client, 0
         while it is not worth a frame: that would be one for each it sends."""
         unsaid = self._unsaid + size
-        if unsaid * 2 < self.size:
+        if unsaid * 2 < self.size and unsaid < self.receive:
             self._unsaid = unsaid
             return 0
         self._unsaid = 0

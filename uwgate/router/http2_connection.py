@@ -200,8 +200,9 @@ class Http2Connection(Ends, asyncio.Protocol):
         if self.stage != OPEN or not self.streams:
             return False
         self.drain()
-        self.rest_until(self.gateway.clock.now + PROBE)
-        self.gateway.clock.watch(self)
+        if not self.blocked:  # else it has its time to take what is there
+            self.rest_until(self.gateway.clock.now + PROBE)
+            self.gateway.clock.watch(self)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -233,7 +234,9 @@ class Http2Connection(Ends, asyncio.Protocol):
     def resume_writing(self) -> None:
         self.blocked = False
         if self.stage == OPEN:
-            self.rest_until(self.gateway.request_deadline)
+            gateway = self.gateway
+            self.rest_until(gateway.clock.now + PROBE if self.eof else gateway.request_deadline)
+            gateway.clock.watch(self)
             if self.more:
                 self.take_turns()
             else:
@@ -451,6 +454,8 @@ class Http2Connection(Ends, asyncio.Protocol):
         gateway = self.gateway
         if stream.exchange.phase != IDLE:
             stream.lost()
+        if stream.delayed:
+            self.delayed.pop(stream.id, None)
         stream.state = State.CLOSED
         stream.end_sent = True
         stream.queue.clear()
@@ -467,6 +472,8 @@ class Http2Connection(Ends, asyncio.Protocol):
             self.less(stream.queued)
             stream.lost()
             self._forget(stream)
+            if self.delayed:
+                self.ready()
 
     def credit_held(self, stream: Http2Stream) -> None:
         """Body bytes that were kept for an exchange are not needed any more."""

@@ -166,7 +166,7 @@ class RequestSide:
         exchange.start(exchange.request, exchange.block, not exchange.block.length)
         if exchange.phase != IDLE:
             exchange.started_at = came_at
-            if not self.paused:  # as the node's connection may want it
+            if not (exchange.request_ended or self.paused):  # as the node's connection may want it
                 self._go_on()
 
     def body(self, payload: bytes, size: int, ended: bool) -> None:
@@ -188,6 +188,8 @@ class RequestSide:
         if self.paused or self.held or (self.websocket and exchange.phase != TUNNEL):
             self.held += payload
             self.connection.took(self, size - len(payload))
+            if self.delayed and self.connection.is_narrow():
+                self.connection.ready()
             return
         self._pace()
         if payload:

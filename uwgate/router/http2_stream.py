@@ -205,7 +205,8 @@ class Http2Stream(RequestSide):
         if len(payload) >= _BULK:  # at once: at the end of the turn it is in no cache any more
             connection.flush()
         much = self.queued > HELD or connection.queued > connection.most_queued
-        if much and connection.is_behind(self):
+        # What was sent whole leaves nothing that could wake it.
+        if much and (self.queue or connection.is_shut(self)) and connection.is_behind(self):
             self.stop_node()
             if connection.queued > connection.most_queued:
                 connection.hold()
@@ -251,6 +252,7 @@ class Http2Stream(RequestSide):
         self.sent_bytes = size
         self.head_bytes = len(block) + 9
         self.ended = True
+        self.delayed = False
         if begun:  # it may be another's stream in a moment
             self.log(failure)
         else:

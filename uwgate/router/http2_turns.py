@@ -72,8 +72,8 @@ class Turns(Output):
     def must_wait(self, stream: Http2Stream) -> bool:
         """Whether enough other requests of this connection are at nodes: they have to be answered,
         and the client has to be able to take that, before this one is begun."""
-        if self._busy() < self.most_requests:
-            return False
+        if not self.delayed and self._busy() < self.most_requests:
+            return False  # else those that came before have their turn first
         self.delayed[stream.id] = stream
         self.count_delayed()
         return True
@@ -93,6 +93,10 @@ class Turns(Output):
                 count += 1
         return count
 
+    def is_narrow(self) -> bool:
+        """Whether bodies that are kept here leave little of the window to the others."""
+        return self.windows.receive * 2 < self.windows.size
+
     def ready(self) -> None:
         """Something was sent, or has ended: those that wait may have their turn, but not now, in
         the middle of an exchange."""
@@ -102,7 +106,8 @@ class Turns(Output):
     def _admit(self) -> None:
         self.admission = None
         free = self.most_requests - self._busy()
-        if free <= 0:
+        narrow = free <= 0 and self.is_narrow()
+        if free <= 0 and not narrow:
             return
         waiting = []
         for number, stream in list(self.delayed.items()):
@@ -110,7 +115,11 @@ class Turns(Output):
                 del self.delayed[number]  # it did not get that far
             elif stream.exchange.phase == RESOLVING:
                 waiting.append(stream)
-        waiting.sort(key=urgency)
+        if narrow:  # those at nodes cannot go on, for what these hold
+            waiting = sorted([each for each in waiting if each.held], key=_held)[-1:]
+            free = 1
+        else:
+            waiting.sort(key=urgency)
         for stream in waiting[:free]:
             del self.delayed[stream.id]
             stream.start_delayed()
@@ -155,6 +164,11 @@ class Turns(Output):
     def release(self) -> None:
         """Nodes of which the client may take something go on."""
         room = self.queued <= self.most_queued
+        self.holding = not room
         for stream in list(self.streams.values()):
             if stream.blocked and not stream.queue and (room or not self.is_shut(stream)):
                 stream.start_node()
+
+
+def _held(stream: Http2Stream) -> int:
+    return len(stream.held)

@@ -124,7 +124,7 @@ class UwsgiBack(Back):
         try:
             sent = self.sock.send(packet)
         except BlockingIOError:  # still connecting
-            self._set_events(READ | WRITE)
+            self._set_events(WRITE if self.paused else READ | WRITE)
             return
         except OSError as error:
             self._close_socket()
@@ -134,13 +134,14 @@ class UwsgiBack(Back):
         node.rx += sent
         if sent == len(packet):
             self._unsent = b""
-            self._events = events = READ
+            self._events = events = 0 if self.paused else READ
         else:
             self._unsent = packet[sent:]
-            self._events = events = READ | WRITE
-        poller, fd = gateway.poller, self.fd
-        poller.owners[fd] = self
-        poller.add(fd, events)
+            self._events = events = WRITE if self.paused else READ | WRITE
+        if events:
+            poller, fd = gateway.poller, self.fd
+            poller.owners[fd] = self
+            poller.add(fd, events)
         if exchange.plain and not node.dead_until and not gateway.short_connect:
             gateway.tally.node_connects += 1
             exchange.phase = SENT
@@ -440,6 +441,9 @@ class UwsgiBack(Back):
         if not self.paused:
             return
         self.paused = False
+        exchange = self.exchange
+        if not self._events and exchange is not None and exchange.phase < SENT:
+            return  # the packet comes first
         if self.fd >= 0 and not self._ended:
             self._set_events(self._events | READ)
 

@@ -260,9 +260,19 @@ def test_windows() -> None:
     with pytest.raises(OverflowError):
         windows.grant(http2.MAX_WINDOW)
     windows.received(60)
-    assert windows.done(40) == 0
-    assert windows.done(20) == 60
+    assert windows.done(39) == 0
+    assert windows.done(21) == 60
     assert windows.receive == 100
     windows.received(100)
     with pytest.raises(OverflowError):
         windows.received(1)
+
+
+def test_a_window_that_others_hold_is_made_wider_at_once() -> None:
+    """What is left of it may be too little for half of it to become free."""
+    windows = Windows(0, 100)
+    windows.received(60)
+    assert windows.done(20) == 0
+    windows.received(30)
+    assert (windows.receive, windows.done(5)) == (10, 25)
+    assert (windows.receive, windows.done(5)) == (35, 0)
