@@ -32,7 +32,7 @@ _conditions = re.compile(
 # Methods that select no representation: conditions mean nothing for them       RFC 9110 §13.2.1
 _UNCONDITIONAL = frozenset((b"CONNECT", b"OPTIONS", b"TRACE"))
 _SAFE = frozenset((b"GET", b"HEAD"))
-_LONGEST = 4096  # bytes of a list of entity tags: real ones are a few
+_LONGEST = 8192  # bytes of a list of entity tags: real ones are a few
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def evaluate(
 
     In the order of RFC 9110 §13.2.2. ``etag`` and ``mtime`` (seconds since the epoch) are what the
     answer has as ETag and Last-Modified, None for what it has not; ``now`` is for `parse_date`.
-    A date that is none is ignored. A list of entity tags that is malformed, or of more than 4 KB,
+    A date that is none is ignored. A list of entity tags that is malformed, or of more than 8 KB,
     matches nothing.
     """
     if method in _UNCONDITIONAL:
