@@ -172,8 +172,10 @@ def measure(
         spent = (cpu_nanos(pids) - nanos) / 1e9
     own = float(said)
     held = name not in _SERVED
+    cores_used = spent / seconds
     cpu, growth, delay = (limit if held else None for limit in (MOST_CPU, MOST_GROWTH, MOST_DELAY))
     yield Figure(f"{title}: CPU", spent / own, "s/s", cpu, note=f"{spent:.2f} of {own:.2f} s")
+    yield Figure(f"{title}: CPU", cores_used, "of a core")
     yield Figure(f"{title}: memory", grown / 1e6, "MB", growth)
     late = quantile(took, 0.99)
     note = f"{late * 1e3:.2f} ms, calm {calm * 1e3:.2f}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -438,3 +440,19 @@ def test_allowances_are_options() -> None:
             client.send(*[raw(PING, 0, 0, b"12345678")] * 200)
             client.assert_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
             assert 90 <= count(client) <= 100
+
+
+def test_who_goes_on_after_the_end_is_cut() -> None:
+    """What may be on its way is read, so that GOAWAY is not lost; not all that somebody sends."""
+    with RawHttpNode() as node, running("--http-to", node.spec) as gateway:
+        with at(gateway) as client:
+            client.send(raw(PING, 0, 1, bytes(8)), bytes(1_000_000))
+            client.assert_connection_error(ErrorCodes.PROTOCOL_ERROR)
+        with at(gateway) as client:
+            client.send(raw(PING, 0, 1, bytes(8)))
+            sent, began = 0, time.monotonic()
+            with contextlib.suppress(ConnectionError):
+                while sent < 100_000_000:
+                    sent += client.sock.send(bytes(65_536))
+            assert sent < 30_000_000  # buffers of the system
+            assert time.monotonic() - began > 1.0  # and it is not back at once

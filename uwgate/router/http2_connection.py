@@ -26,8 +26,8 @@ from uwgate.protocols.http2_streams import State, judge
 from uwgate.router.errors import FAILURES, Failure
 from uwgate.router.http1_responses import GONE
 from uwgate.router.http2_control import HANDLERS
+from uwgate.router.http2_ends import CLOSING, OPEN, PREFACE, PROBE, Ends
 from uwgate.router.http2_ends import GONE as CLOSED
-from uwgate.router.http2_ends import OPEN, PREFACE, PROBE, Ends
 from uwgate.router.http2_limits import FREE_BYTES, FREE_FIELDS, Limits
 from uwgate.router.http2_stream import Http2Stream
 from uwgate.router.http2_turns import TURN
@@ -116,7 +116,10 @@ class Http2Connection(Ends, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.gateway.tally.rx += len(data)
-        self._read(data)
+        if self.stage < CLOSING:
+            self._read(data)
+        else:
+            self.discard(len(data))
 
     def _read(self, data: bytes) -> None:
         if self.stage == OPEN:

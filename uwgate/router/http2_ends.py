@@ -22,6 +22,7 @@ FOREVER = (1 << 31) - 1
 PROBE = 1.0
 """Seconds between questions to who sends no more, whether there is anybody."""
 
+_BEYOND = 65536  # bytes that are not DATA
 _LINGER = 2.0  # seconds that a client may read why
 _NOTICE = 1.0  # seconds between the two steps: what has been sent meanwhile is served
 
@@ -35,8 +36,8 @@ class Ends(Turns):
     frame that is no DATA has been on its way since then; ``rest``: the deadline but for that."""
 
     __slots__ = (
-        "announced_at", "deadline", "due", "ended_at", "last", "reader", "rest", "settled",
-        "slow_since", "stage", "step",
+        "announced_at", "deadline", "discarded", "due", "ended_at", "last", "reader", "rest",
+        "settled", "slow_since", "stage", "step",
     )  # fmt: skip
 
     def __init__(self, gateway: HttpGateway, constants: bytes) -> None:
@@ -48,6 +49,7 @@ class Ends(Turns):
         self.last = 0
         self.step = 0
         self.ended_at = 0
+        self.discarded = 0
         self.deadline = 0.0
         self.due = 0
         self.rest = 0.0
@@ -110,6 +112,13 @@ class Ends(Turns):
         else:
             transport.write_eof()
             transport.resume_reading()
+
+    def discard(self, size: int) -> None:
+        """So many bytes behind the end. As many as were allowed are on their way; who sends more
+        waits for the end: cut at once, it would be back at once."""
+        self.discarded += size
+        if self.discarded > self.windows.size + _BEYOND:
+            self.transport.pause_reading()
 
     def begin(self) -> None:
         """The connection is there; a gateway that drains takes what was on its way, no more."""
