@@ -1,8 +1,8 @@
 """``python -m benchmarks.http2_abuse``: each known flood of HTTP/2 for a while, and a good client.
 
-Three figures of each: CPU seconds of the gateway for each that the attacker spends, what the
-gateway's memory grows by, and the 99th percentile of a good client's responses beside that of the
-same client without the attack. The attacker comes back as soon as it is thrown out. With
+Figures of each: CPU seconds of the gateway, without those for the good client, for each that the
+attacker spends, and as a part of a core; what the gateway's memory grows by; and the 99th percentile of a good client's responses beside that of
+the same client without the attack. The attacker comes back as soon as it is thrown out. With
 ``--proxies`` nginx and HAProxy stand the same, to compare.
 """
 
@@ -161,21 +161,23 @@ def measure(
 ) -> Iterator[Figure]:
     """The figures of one attack."""
     title = f"{proxied}, {name}"
-    calm = quantile(ask(port, time.monotonic() + min(seconds, 5.0)), 0.99)
-    pids = family(gateway.pid)
+    pids, rest = family(gateway.pid), min(seconds, 5.0)
+    ask(port, time.monotonic() + 0.5)
+    nanos = cpu_nanos(pids)
+    calm = quantile(ask(port, time.monotonic() + rest), 0.99)
+    served = (cpu_nanos(pids) - nanos) / 1e9 / rest  # a second, for the good client
     memory, nanos = rss_bytes(pids), cpu_nanos(pids)
     words = [sys.executable, "-m", "benchmarks.http2_abuse", "--attack", name, str(port)]
     with on_core(core), subprocess.Popen([*words, str(seconds)], stdout=subprocess.PIPE) as other:
         took = ask(port, time.monotonic() + seconds)
         grown = rss_bytes(pids) - memory
         said, _ = other.communicate(timeout=60)
-        spent = (cpu_nanos(pids) - nanos) / 1e9
+        spent = max(0.0, (cpu_nanos(pids) - nanos) / 1e9 - served * seconds)
     own = float(said)
     held = name not in _SERVED
-    cores_used = spent / seconds
     cpu, growth, delay = (limit if held else None for limit in (MOST_CPU, MOST_GROWTH, MOST_DELAY))
     yield Figure(f"{title}: CPU", spent / own, "s/s", cpu, note=f"{spent:.2f} of {own:.2f} s")
-    yield Figure(f"{title}: CPU", cores_used, "of a core")
+    yield Figure(f"{title}: CPU", spent / seconds, "of a core")
     yield Figure(f"{title}: memory", grown / 1e6, "MB", growth)
     late = quantile(took, 0.99)
     note = f"{late * 1e3:.2f} ms, calm {calm * 1e3:.2f}"
