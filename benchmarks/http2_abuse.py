@@ -1,8 +1,9 @@
 """``python -m benchmarks.http2_abuse``: each known flood of HTTP/2 for a while, and a good client.
 
 Figures of each: CPU seconds of the gateway, without those for the good client, for each that the
-attacker spends, and as a part of a core; what the gateway's memory grows by; and the 99th percentile of a good client's responses beside that of
-the same client without the attack. The attacker comes back as soon as it is thrown out. With
+attacker spends, and as a part of a core; what the gateway's memory grows by; and the 99th
+percentile of the good client's responses beside that of a calm time. The attacker comes back as
+soon as it is thrown out. With
 ``--proxies`` nginx and HAProxy stand the same, to compare.
 """
 
