@@ -20,6 +20,7 @@ import hpack
 from h2.errors import ErrorCodes
 from hyperframe import frame as frames
 
+from support.uwgate import Gateway
 from support.waiting import DEADLINE
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -338,3 +339,10 @@ def connected(
     with RawHttp2(address) as client:
         client.handshake(entries)
         yield client
+
+
+def at(gateway: Gateway, entries: dict[int, int] | None = None) -> RawHttp2:
+    """A connection to ``gateway``, behind the handshake. ``entries``: of our SETTINGS."""
+    client = RawHttp2(gateway.address)
+    client.handshake(entries)
+    return client

@@ -21,6 +21,7 @@ from support.http2_raw import (
     WINDOW,
     Fields,
     RawHttp2,
+    at,
     fields,
     raw,
     rst_stream,
@@ -29,19 +30,11 @@ from support.http2_raw import (
 )
 from support.nodes import RawHttpNode, response, silent
 from support.served import memory, processor, worker_of
-from support.uwgate import Gateway, running
+from support.uwgate import running
 from support.waiting import DEADLINE, dead_address, wait_until
 
 PRIORITY_UPDATE = 16
 BAD_HOST = [(":method", "HEAD"), (":scheme", "http"), (":path", "/bad"), (":authority", "a b")]
-
-
-def at(gateway: Gateway, entries: dict[int, int] | None = None) -> RawHttp2:
-    """A connection."""
-    assert not isinstance(gateway.address, str)
-    client = RawHttp2(gateway.address)
-    client.handshake(entries)
-    return client
 
 
 def blocks(client: RawHttp2) -> list[bytes]:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from h2.errors import ErrorCodes
-from support.http2_raw import WINDOW, RawHttp2, data, fields, raw, window_update
+from support.http2_raw import WINDOW, RawHttp2, at, data, fields, raw, window_update
 from support.nodes import NODES, Connection, RawHttpNode, RawUwsgiNode, Seen, held, response
 from support.served import memory, worker_of
-from support.uwgate import Gateway, running
+from support.uwgate import running
 from support.waiting import free_port, wait_until
 
 UPGRADE = [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http"),
@@ -21,13 +21,6 @@ UPGRADE = [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http
            ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==")]  # fmt: skip
 SWITCH = b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 LARGE = 2**31 - 1
-
-
-def at(gateway: Gateway, entries: dict[int, int] | None = None) -> RawHttp2:
-    """A connection."""
-    client = RawHttp2(gateway.address)
-    client.handshake(entries)
-    return client
 
 
 def over(client: RawHttp2, stream: int) -> None:

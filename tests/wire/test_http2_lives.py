@@ -14,7 +14,7 @@ import pytest
 from h2.errors import ErrorCodes
 from hyperframe import frame as frames
 from support.http2_client import Http2Client
-from support.http2_raw import PING, PREFACE, WINDOW, RawHttp2, fields, raw, settings
+from support.http2_raw import PING, PREFACE, WINDOW, RawHttp2, at, fields, raw, settings
 from support.nodes import Connection, RawHttpNode, Seen, held, response, silent
 from support.reloading import reloadable
 from support.uwgate import Gateway, running
@@ -22,14 +22,6 @@ from support.waiting import DEADLINE, free_port, wait_until
 
 BAD_HOST = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a b")]
 LARGE = 2**31 - 1
-
-
-def at(gateway: Gateway, entries: dict[int, int] | None = None) -> RawHttp2:
-    """A connection."""
-    assert not isinstance(gateway.address, str)
-    client = RawHttp2(gateway.address)
-    client.handshake(entries)
-    return client
 
 
 def statistics(port: int) -> dict[str, dict[str, int]]:

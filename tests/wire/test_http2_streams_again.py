@@ -20,6 +20,7 @@ from support.http2_raw import (
     WINDOW,
     Fields,
     RawHttp2,
+    at,
     data,
     fields,
     raw,
@@ -28,7 +29,7 @@ from support.http2_raw import (
 )
 from support.node_wire import read_http_request
 from support.nodes import CLOSE, Connection, RawHttpNode, RawUwsgiNode, Seen, response
-from support.uwgate import Gateway, running
+from support.uwgate import running
 from support.waiting import DEADLINE, free_port, wait_until
 
 WEBSOCKET = [
@@ -69,14 +70,6 @@ class EarlyNode(RawHttpNode):
         for each in self.connections:
             each.go.set()
         super().close()
-
-
-def at(gateway: Gateway, entries: dict[int, int] | None = None) -> RawHttp2:
-    """A connection."""
-    assert not isinstance(gateway.address, str)
-    client = RawHttp2(gateway.address)
-    client.handshake(entries)
-    return client
 
 
 def granted(client: RawHttp2, stream: int) -> int:

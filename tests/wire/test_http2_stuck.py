@@ -13,18 +13,10 @@ import h2.connection
 import h2.events
 import pytest
 from h2.errors import ErrorCodes
-from support.http2_raw import WINDOW, RawHttp2, fields, window_update
+from support.http2_raw import WINDOW, RawHttp2, at, fields, window_update
 from support.nodes import Connection, RawHttpNode, RawUwsgiNode, Seen, response
 from support.uwgate import Gateway, running
 from support.waiting import DEADLINE, wait_until
-
-
-def at(gateway: Gateway, entries: dict[int, int] | None = None) -> RawHttp2:
-    """A connection."""
-    assert not isinstance(gateway.address, str)
-    client = RawHttp2(gateway.address)
-    client.handshake(entries)
-    return client
 
 
 def ended(client: RawHttp2, *streams: int) -> None:

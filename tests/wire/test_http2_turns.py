@@ -17,6 +17,7 @@ from support.http2_raw import (
     PING,
     WINDOW,
     RawHttp2,
+    at,
     data,
     fields,
     raw,
@@ -41,14 +42,6 @@ def two_at_a_time(*options: str, most: int = 2) -> Iterator[tuple[RawHttpNode, G
     words = ("--http2-node-requests", str(most), *options)
     with RawHttpNode() as node, running("--http-to", node.spec, *words) as gateway:
         yield node, gateway
-
-
-def at(gateway: Gateway, entries: dict[int, int] | None = None) -> RawHttp2:
-    """A connection."""
-    assert not isinstance(gateway.address, str)
-    client = RawHttp2(gateway.address)
-    client.handshake(entries)
-    return client
 
 
 def asked(node: RawHttpNode) -> list[bytes]:

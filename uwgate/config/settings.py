@@ -251,7 +251,7 @@ class Http2Settings:
     enabled: bool = True  # by ALPN, on listeners with TLS
     cleartext: bool = True  # by prior knowledge, on the others
     max_streams: int = 100  # SETTINGS_MAX_CONCURRENT_STREAMS
-    node_requests: int = 32  # of a connection that wait for nodes at a time; 0: max_streams
+    node_requests: int = 32  # of a connection that wait for nodes at a time; 0: no bound
     window: int = 65536  # bytes of a request body that a client may send ahead
     connection_window: int = 1 << 20  # the same of all requests of a connection
     max_header_list: int = 32768  # bytes as RFC 9113 §6.5.2 counts them

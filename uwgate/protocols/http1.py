@@ -132,15 +132,16 @@ def upgrade_protocols(value: bytes) -> list[bytes]:
     return [name for name in (item.strip(b" \t") for item in value.lower().split(b",")) if name]
 
 
-_LONGEST_ENCODINGS = 1024
+MOST_ENCODINGS = 1024
+"""Bytes of Accept-Encoding: to read more would take longer than it saves."""
 
 
 def accepts_gzip(value: bytes) -> bool:
-    """Whether an Accept-Encoding value allows gzip (RFC 9110 §12.5.3): named and q above 0. Not one
-    of more than 1,024 bytes: to read that would take longer than it saves."""
-    verdict = False
-    if len(value) > _LONGEST_ENCODINGS:
+    """Whether an Accept-Encoding value allows gzip (RFC 9110 §12.5.3): named and q above 0, in no
+    more than MOST_ENCODINGS."""
+    if len(value) > MOST_ENCODINGS:
         return False
+    verdict = False
     for element in value.lower().split(b","):
         coding, *parameters = (part.strip(b" \t") for part in element.split(b";"))
         allowed = all(not re.fullmatch(rb"q=0(?:\.0*)?", p) for p in parameters)

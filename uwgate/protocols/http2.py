@@ -46,9 +46,11 @@ _WINDOW = Struct(">HBBBLL")
 # Frames of a header block behind the first: more are no request, however small (CVE-2024-27316).
 _MOST_CONTINUATIONS = 16
 _MOST_SETTINGS = 32  # entries of a frame: there are ten names
-_MOST_AT_ONCE = 128  # frames
 _MOST_BYTES = 65536  # at once, without DATA
 _REQUEST = 3072  # bytes of another frame that cost as much as a request
+
+MOST_AT_ONCE = 128
+"""Frames of a connection that are dealt with before others have their turn."""
 
 
 class ErrorCode(IntEnum):
@@ -154,7 +156,7 @@ class FrameReader:
         end, left = len(data), _MOST_BYTES
         self.more = True
         try:
-            for _ in range(_MOST_AT_ONCE):
+            for _ in range(MOST_AT_ONCE):
                 if end - pos < 9:
                     self.more = False
                     break

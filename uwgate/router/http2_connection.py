@@ -458,7 +458,7 @@ class Http2Connection(Ends, asyncio.Protocol):
         if stream.exchange.phase != IDLE:
             stream.lost()
         if stream.delayed:
-            self.delayed.pop(stream.id, None)
+            self.undelay(stream)
         stream.state = State.CLOSED
         stream.end_sent = True
         stream.queue.clear()

@@ -47,8 +47,6 @@ def _settings(client: Http2Connection, frame: Frame) -> None:
             client.prefix = EMPTY_TABLE
     if window != client.initial_window:
         client.resize_windows(window)
-        if client.holding:
-            client.release()
     client.put(http2.frame(http2.SETTINGS, http2.ACK, 0))
 
 

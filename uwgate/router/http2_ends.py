@@ -240,6 +240,5 @@ class Ends(Turns):
         """All of them were dropped: nothing waits."""
         self.streams.clear()
         self.writers.clear()
-        self.delayed.clear()
         self.queued = 0
         self.gateway.http2.heavy.discard(cast("Http2Connection", self))

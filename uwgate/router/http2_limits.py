@@ -18,14 +18,13 @@ from uwgate.router.clock import Clock
 if TYPE_CHECKING:
     from uwgate.config.settings import Http2Settings
 
+FREE_FIELDS = 128  # of a header section; cookies come one by one
+FREE_BYTES = 8192
+
 _EARNED = 4
 # Both allowances are there again after so many seconds.
 _FRAMES_AGAIN = 40
 _RESETS_AGAIN = 15
-
-
-FREE_FIELDS = 128  # cookies come one by one
-FREE_BYTES = 8192
 _FIELDS = 16  # for a frame's credit
 _BYTES = 2048
 

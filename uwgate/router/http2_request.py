@@ -145,7 +145,7 @@ class RequestSide:
             self.left = length
             self.body_since = gateway.clock.now
             many = len(connection.streams) > connection.most_requests
-            if (many or self.windows.send <= 0) and connection.must_wait(self._stream()):
+            if (many or self.windows.send <= 0) and connection.must_wait():
                 self.delay(request, block)
             else:
                 exchange.start(request, block, not block.length)
@@ -153,13 +153,14 @@ class RequestSide:
     def delay(self, request: RequestLine, block: RequestBlock) -> None:
         """Others come first: the exchange waits as if it did for the address of a node, and what
         comes of the body is kept here, no more than the windows allow."""
-        exchange = self.exchange
-        exchange.wait(request, block)
-        self.delayed = self.paused = True
+        self.exchange.wait(request, block)
+        self.paused = True
+        self.connection.delay(self._stream())
 
     def start_delayed(self) -> None:
         """Its turn has come."""
-        self.delayed = self.paused = False
+        self.connection.undelay(self._stream())
+        self.paused = False
         exchange, gateway = self.exchange, self.connection.gateway
         self.deadline = gateway.request_deadline
         came_at = exchange.started_at

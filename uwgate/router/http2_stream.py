@@ -252,7 +252,8 @@ class Http2Stream(RequestSide):
         self.sent_bytes = size
         self.head_bytes = len(block) + 9
         self.ended = True
-        self.delayed = False
+        if self.delayed:
+            connection.undelay(self)
         if begun:  # it may be another's stream in a moment
             self.log(failure)
         else:

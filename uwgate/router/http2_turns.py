@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from uwgate.protocols.http2 import ErrorCode, Http2Error, StreamError
 from uwgate.router.http2_output import Output, urgency
-from uwgate.router.phases import IDLE, RELAYING, RESOLVING, TUNNEL
+from uwgate.router.phases import IDLE, RELAYING, TUNNEL
 
 if TYPE_CHECKING:
     from uwgate.router.http import HttpGateway
@@ -69,14 +69,22 @@ class Turns(Output):
 
     # --- requests ---------------------------------------------------------------------------------
 
-    def must_wait(self, stream: Http2Stream) -> bool:
+    def must_wait(self) -> bool:
         """Whether enough other requests of this connection are at nodes: they have to be answered,
-        and the client has to be able to take that, before this one is begun."""
-        if not self.delayed and self._busy() < self.most_requests:
-            return False  # else those that came before have their turn first
+        and the client has to be able to take that, before the next one is begun."""
+        # Those that came before have their turn first.
+        return bool(self.delayed) or self._busy() >= self.most_requests
+
+    def delay(self, stream: Http2Stream) -> None:
+        """The request waits until ``undelay``: when it is begun, answered, or given up."""
+        stream.delayed = True
         self.delayed[stream.id] = stream
         self.count_delayed()
-        return True
+
+    def undelay(self, stream: Http2Stream) -> None:
+        """It does so no more."""
+        stream.delayed = False
+        del self.delayed[stream.id]
 
     def _busy(self) -> int:
         """Requests that hold nodes up: not those that were begun to be answered, however long that
@@ -109,20 +117,15 @@ class Turns(Output):
         narrow = free <= 0 and self.is_narrow()
         if free <= 0 and not narrow:
             return
-        waiting = []
-        for number, stream in list(self.delayed.items()):
-            if self.streams.get(number) is not stream or not stream.delayed:
-                del self.delayed[number]  # it did not get that far
-            elif stream.exchange.phase == RESOLVING:
-                waiting.append(stream)
+        waiting = list(self.delayed.values())
         if narrow:  # those at nodes cannot go on, for what these hold
             waiting = sorted([each for each in waiting if each.held], key=_held)[-1:]
             free = 1
         else:
             waiting.sort(key=urgency)
         for stream in waiting[:free]:
-            del self.delayed[stream.id]
-            stream.start_delayed()
+            if stream.delayed:  # the start of another may have been the end of this one
+                stream.start_delayed()
 
     # --- nodes ------------------------------------------------------------------------------------
 
@@ -144,6 +147,12 @@ class Turns(Output):
         if stream.queue or stream.ended:
             self.enqueue(stream)
         elif stream.blocked:
+            self.release()
+
+    def resize_windows(self, size: int) -> None:
+        """The client has another initial window. Raises Http2Error."""
+        super().resize_windows(size)
+        if self.holding:
             self.release()
 
     def hold(self) -> None:

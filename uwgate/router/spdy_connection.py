@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uwgate.protocols.http1 import Http1Error
 from uwgate.protocols.http1_request import RequestParser
 from uwgate.protocols.http1_response import ResponseHead
-from uwgate.protocols.http2 import ErrorCode, Http2Error, StreamError
+from uwgate.protocols.http2 import MOST_AT_ONCE, ErrorCode, Http2Error, StreamError
 from uwgate.protocols.http2_fields import FieldError
 from uwgate.protocols.http2_priority import Priority
 from uwgate.protocols.http2_streams import State, Windows
@@ -71,8 +71,6 @@ _STATUSES = {
     ErrorCode.FRAME_SIZE_ERROR: StreamStatus.FRAME_TOO_LARGE,
     ErrorCode.REFUSED_STREAM: StreamStatus.REFUSED_STREAM,
 }
-_MOST_AT_ONCE = 128  # frames
-
 _SESSION = {
     ErrorCode.NO_ERROR: SessionStatus.OK,
     ErrorCode.INTERNAL_ERROR: SessionStatus.INTERNAL_ERROR,
@@ -133,7 +131,7 @@ class SpdyConnection(Http2Connection):
             return
         self.buffer += data
         self.scheduled = True  # in any case, below
-        taken, left, until = False, _MOST_AT_ONCE, time.monotonic() + TURN
+        taken, left, until = False, MOST_AT_ONCE, time.monotonic() + TURN
         try:
             while left and self.stage == OPEN and self._read_one():
                 taken, left = True, left - 1 if time.monotonic() < until else 0
@@ -296,8 +294,6 @@ class SpdyConnection(Http2Connection):
             # Nothing that clients are to keep was ever sent: PERSISTED is somebody else's.
             if setting.setting_id == INITIAL_WINDOW_SIZE and not setting.flags & PERSISTED:
                 self.resize_windows(setting.value)
-                if self.holding:
-                    self.release()
 
     def _on_ping(self, frame: Ping) -> None:
         if frame.ping_id & 1:

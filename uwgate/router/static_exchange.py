@@ -17,6 +17,7 @@ from uwgate.files.represent import Representations
 from uwgate.files.site import UNKNOWN
 from uwgate.protocols import ranges
 from uwgate.protocols.conditional import Conditions, evaluate, find_conditions, range_applies
+from uwgate.protocols.http1 import MOST_ENCODINGS
 from uwgate.protocols.http1_request import RequestBlock, RequestLine
 from uwgate.protocols.http1_response import ResponseHead
 from uwgate.router.errors import Failure
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from uwgate.router.http1_front import Http1Front
 
 _METHODS = (b"GET", b"HEAD")
-_LONG = 1024  # bytes of Accept-Encoding: to read more would take longer than it saves
 class StaticExchange(StaticLookup):
     """An exchange that looks for a file first.
 
@@ -178,7 +178,7 @@ class StaticExchange(StaticLookup):
             return
         conditions, site, request = self._conditions(), self.site, self.request
         encodings = self.front.field(b"accept-encoding") if entry.variants else b""
-        if len(encodings) > _LONG:
+        if len(encodings) > MOST_ENCODINGS:
             encodings = b""
         accept = self.front.field(b"accept") if entry.kind == "listing" else b""
         answer = self.representations.choose(entry, encodings, accept, request.target, site.now)
