@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,26 @@ class Gateway:
     def connect(self, timeout: float = DEADLINE) -> Client:
         """A new client connection."""
         return Client(self.address, timeout)
+
+    def unanswered(self, request: bytes) -> Client:
+        """A connection whose request waits. Workers hear of what is new one by one: those that have
+        not yet answer at once."""
+        found: list[Client] = []
+
+        def waits() -> bool:
+            client = self.connect(0.3)
+            client.send(request)
+            try:
+                client.sock.recv(1, socket.MSG_PEEK)
+            except TimeoutError:
+                client.sock.settimeout(DEADLINE)
+                found.append(client)
+                return True
+            client.close()
+            return False
+
+        wait_until(waits, "a connection that waits")
+        return found[0]
 
     def terminate(self) -> None:
         """Ask it to drain (SIGTERM) and return at once."""

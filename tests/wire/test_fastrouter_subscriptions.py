@@ -162,8 +162,7 @@ def test_cheap() -> None:
             busy.send(request())
             node.wait_seen(2)
             router.goodbye("h", node)
-            with router.gateway.connect() as late:
-                late.send(request())
+            with router.gateway.unanswered(request()) as late:
                 gate.set()
                 assert busy.read_response().body == b"slow"
                 late.sock.settimeout(0.3)
