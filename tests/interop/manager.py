@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,8 +27,8 @@ class Said:
 class Manager:
     """Bound at ``where``/notify. ``heard``: all so far, but for the watchdog's.
 
-    To be read while waiting for anything else: the kernel keeps ten datagrams (max_dgram_qlen), a
-    second of the watchdog, and uwgate does not wait for room.
+    A thread reads whatever else is waited for: the kernel keeps ten datagrams (max_dgram_qlen), a
+    second of the watchdog, a start may take longer, and uwgate does not wait for room.
     """
 
     where: Path
@@ -35,11 +37,16 @@ class Manager:
     sock: socket.socket = field(
         default_factory=lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     )
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    end: threading.Event = field(default_factory=threading.Event)
+    thread: threading.Thread | None = None
 
     def __enter__(self) -> Manager:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self.sock.bind(str(self.where / "notify"))
         self.sock.setblocking(False)
+        self.thread = threading.Thread(target=self._keep_listening)
+        self.thread.start()
         return self
 
     def __exit__(
@@ -48,6 +55,9 @@ class Manager:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.end.set()
+        if self.thread is not None:
+            self.thread.join()
         self.sock.close()
 
     @property
@@ -55,8 +65,17 @@ class Manager:
         """For a service with ``WatchdogSec=0.2``."""
         return {"NOTIFY_SOCKET": str(self.where / "notify"), "WATCHDOG_USEC": "200000"}
 
+    def _keep_listening(self) -> None:
+        while not self.end.is_set():
+            if select.select([self.sock], [], [], 0.05)[0]:
+                self.listen()
+
     def listen(self) -> None:
         """Read what is there."""
+        with self.lock:
+            self._read()
+
+    def _read(self) -> None:
         while True:
             try:
                 data, more, _, _ = self.sock.recvmsg(65536, socket.CMSG_SPACE(_CREDENTIALS.size))

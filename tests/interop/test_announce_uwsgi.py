@@ -22,9 +22,16 @@ KEY = "app.example"
 class Router:
     """uWSGI's HTTP router without nodes of its own."""
 
-    def __init__(self, http: str, subscriptions: str) -> None:
+    def __init__(self, http: str, subscriptions: str, log: Path) -> None:
         self.http = http
         self.subscriptions = subscriptions
+        self._log = log
+
+    def dropped(self, address: str) -> None:
+        """Wait until it has dropped that node: for its goodbye, as nobody asks for it meanwhile.
+        The router reads that as soon as it gets to it."""
+        line = f"{KEY} => marking {address} as failed\n"
+        wait_until(lambda: line in self._log.read_text(errors="replace"), line)
 
     def get(self, path: str = "/name", key: str = KEY) -> str | None:
         """The body of a good answer; None if there is no node (uWSGI hangs up)."""
@@ -42,10 +49,11 @@ class Router:
 
 @pytest.fixture
 def router(tmp_path: Path) -> Iterator[Router]:
-    made = Router(f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}")
+    log = tmp_path / "router.log"
+    made = Router(f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}", log)
     argv = [peers.script("uwsgi"), "--master", "--die-on-term", "--http", made.http]
     argv += ["--http-subscription-server", made.subscriptions]
-    with peers.peer(argv, [made.http], tmp_path / "router.log"):
+    with peers.peer(argv, [made.http], log):
         yield made
 
 
@@ -101,7 +109,7 @@ def test_taken_back_when_the_check_fails(router: Router, node: str, tmp_path: Pa
 def test_gunicorn_behind_uwsgi(router: Router) -> None:
     """It speaks uwsgi, and so does the check."""
     address = f"127.0.0.1:{free_port()}"
-    words = ("--check-http", "/name", "--drain", "300ms", *gunicorn_words(address, "uwsgi"))
+    words = ("--check-http", "/name", "--drain", "2", *gunicorn_words(address, "uwsgi"))
     with announced(router, address, *words) as running:
         wait_until(lambda: router.get() is not None, "gunicorn is routed to")
         running.signal(signal.SIGTERM)
@@ -119,6 +127,7 @@ def test_gunicorn_is_killed(router: Router) -> None:
         (master,) = running.children
         os.kill(master, signal.SIGKILL)
         assert running.wait() == 128 + signal.SIGKILL
+        router.dropped(address)
         assert router.get() is None
         wait_until(lambda: not peers.accepts(address), "its workers are gone")
 

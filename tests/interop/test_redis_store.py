@@ -19,7 +19,7 @@ from uwgate.tls.errors import TlsError
 from uwgate.tls.redis_store import RedisStore
 
 DEADLINE = 0.3
-MARGIN = 0.7  # of a busy machine
+MARGIN = 5.0  # of a busy machine; that it was no other limit the counters say
 SESSION = bytes(range(256)) * 6
 KEY = bytes(range(32))
 
@@ -27,17 +27,24 @@ KEY = bytes(range(32))
 class Store(RedisStore):
     """With its log, and lookups that can be awaited."""
 
-    def __init__(self, url: str, deadline: float = DEADLINE) -> None:
+    def __init__(self, url: str, deadline: float = 5.0) -> None:
         self.lines: list[str] = []
         super().__init__(SessionSettings(url=url, deadline=deadline), self.lines.append)
 
     async def look_up(self, *ids: bytes) -> float:
-        """Seconds that it took."""
+        """Seconds that it took, by the clock of the loop."""
         done = asyncio.Event()
-        began = time.monotonic()
+        now = asyncio.get_running_loop().time
+        began = now()
         self.prefetch(ids, done.set)
         await asyncio.wait_for(done.wait(), 10)
-        return time.monotonic() - began
+        return now() - began
+
+    def at_once(self, *ids: bytes) -> bool:
+        """Whether nobody waits for these."""
+        done: list[int] = []
+        self.prefetch(ids, lambda: done.append(1))
+        return bool(done)
 
     async def connected(self) -> None:
         await until(lambda: self.snapshot()["connected"], "Redis")
@@ -196,13 +203,13 @@ def silent() -> Iterator[str]:
 
 def test_who_never_answers_is_waited_for_until_the_deadline(silent: str) -> None:
     async def main() -> None:
-        store = Store(silent)
+        store = Store(silent, DEADLINE)
         async with started(store):
             times = await asyncio.gather(*(store.look_up(b"%d" % n) for n in range(20)))
             assert all(DEADLINE - 0.05 < each < DEADLINE + MARGIN for each in times)
             assert store.timeouts == 20
             await store.away()
-            assert await store.look_up(KEY) < DEADLINE  # nobody waits any more
+            assert store.at_once(KEY)  # nobody waits any more
             assert store.timeouts == 20
             assert store.misses == 1
             assert len(store.lines) == 1
@@ -212,28 +219,31 @@ def test_who_never_answers_is_waited_for_until_the_deadline(silent: str) -> None
 
 def test_each_has_a_deadline_of_its_own(silent: str) -> None:
     async def main() -> None:
-        store = Store(silent)
+        store = Store(silent, DEADLINE)
         async with started(store):
             first = asyncio.ensure_future(store.look_up(KEY))
             await asyncio.sleep(DEADLINE / 2)
             assert DEADLINE - 0.05 < await store.look_up(KEY) < DEADLINE + MARGIN
             assert DEADLINE - 0.05 < await first < DEADLINE + MARGIN
+            assert store.timeouts == 2
 
     run(main())
 
 
 def test_a_redis_that_stands_still(redis: RedisServer) -> None:
     async def main() -> None:
-        one, two = Store(redis.url), Store(redis.url)
+        one, two = Store(redis.url), Store(redis.url, DEADLINE)
         async with started(one, two):
             one.set(KEY, SESSION, later())
             await two.finds(KEY, SESSION)
+            before = two.timeouts
             with redis.standing_still():
                 assert await two.look_up(b"other") < DEADLINE + MARGIN
+                assert two.timeouts == before + 1
                 one.set(b"meanwhile", SESSION, later())
                 await one.away()
                 await two.away()
-                assert await two.look_up(b"other") < DEADLINE
+                assert two.at_once(b"other")
             await one.connected()
             await two.connected()
             await two.finds(b"meanwhile", SESSION)  # it was not lost
@@ -331,7 +341,7 @@ def test_nobody_there(tmp_path: Path) -> None:
         store = Store(f"redis://{dead_address()}")
         async with started(store):
             await store.away()
-            assert await store.look_up(KEY) < DEADLINE
+            assert store.at_once(KEY)
             for number in range(5000):  # more than are kept for better times
                 assert store.set(b"%d" % number, b"x", later())
             assert store.dropped == 5000 - 4096
@@ -425,7 +435,7 @@ def test_somebody_else_answers() -> None:
         store = Store(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         async with server, started(store):
             await store.away()
-            assert await store.look_up(KEY) < DEADLINE
+            assert store.at_once(KEY)
 
     run(main())
 

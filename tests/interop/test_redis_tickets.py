@@ -210,6 +210,7 @@ def test_without_redis_there_are_keys_for_this_epoch_and_the_next(redis: RedisSe
             redis.start()
             await until(lambda: one.snapshot()["connected"], "Redis", 20)
             await until(lambda: two.snapshot()["connected"], "Redis", 20)
+            await one.looked()
             await two.looked()
             assert one.keys[0] == two.keys[0] != successor(made)
             assert successor(made) in one.keys  # tickets of the dark times are good

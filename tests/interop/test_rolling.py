@@ -32,12 +32,13 @@ def roll(tmp_path: Path, *options: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("sockets", ["tcp", "unix"])
 def test_no_get_fails_while_nodes_and_workers_come_and_go(tmp_path: Path, sockets: str) -> None:
-    found = roll(tmp_path, "--seconds=9", f"--sockets={sockets}")
+    found = roll(tmp_path, "--seconds=10", f"--sockets={sockets}")
     assert found["failed"] == {}
-    assert found["answered"] + found["cut"] == 900
+    assert found["answered"] + found["cut"] == 1000
     # It was tried indeed.
     assert found["node_kills"] >= 3
     assert found["worker_kills"] >= 2
     assert found["reloads_finished"] >= 2
     assert found["counters"]["left"] >= found["reloads_finished"]
-    assert found["counters"]["joined"] >= 3 + found["reloads_finished"]
+    # One after the other: only the last one may still be under way.
+    assert found["counters"]["joined"] >= 3 + found["reloads"] - 1

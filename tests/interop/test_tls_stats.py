@@ -187,14 +187,17 @@ def store(machine: Scaled) -> dict[str, int]:
 def test_sessions_in_redis(files: Pair, uwsgi_app: Peer, tmp_path: Path) -> None:
     session = str(tmp_path / "session")
     with redis_server(tmp_path) as redis:
-        option = f"--ssl-sessions-use-cache={redis.url}"
+        # A handshake that does not wait for Redis is a full one: patience for a busy machine.
+        words = (f"--ssl-sessions-use-cache={redis.url}", "--ssl-sessions-deadline", "10")
         with (
-            of_redis(files, uwsgi_app, option) as one,
-            of_redis(files, uwsgi_app, option) as two,
+            of_redis(files, uwsgi_app, *words) as one,
+            of_redis(files, uwsgi_app, *words) as two,
         ):
             for machine in (one, two):
                 wait_until(lambda machine=machine: store(machine)["connected"] == 2, "Redis")
             assert "New, TLSv1.2" in one.connect("-sess_out", session)
+            # It is written behind the handshake.
+            wait_until(lambda: redis.command("DBSIZE") == b":1\r\n", "the session is there")
             for _ in range(4):
                 assert "Reused, TLSv1.2" in two.connect("-sess_in", session)
             counts = store(two)

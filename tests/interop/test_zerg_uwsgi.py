@@ -86,7 +86,9 @@ def test_more_than_a_uwsgi_makes_room_for_at_first(where: Path, build: str) -> N
             zergs.logged(zerg, "spawned uWSGI worker 1")
             assert {zergs.named(port) for port in ports} == {"zerg"}
             assert f"attached to UNIX address {where}/app" in zerg.logged
-            assert pool.logged.count(f": 12 sockets to pid {zerg.process.pid} ") == 2
+            line = f": 12 sockets to pid {zerg.process.pid} "
+            wait_until(lambda: pool.logged.count(line) >= 2, "it has come twice")
+            assert pool.logged.count(line) == 2
 
 
 def test_every_socket_of_an_address_is_served(where: Path) -> None:

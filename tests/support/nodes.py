@@ -279,8 +279,8 @@ class Node:
     def answer(self, connection: Connection, seen: Seen) -> str | None:
         """Record ``seen``, then do what the script says."""
         with self._lock:
-            self.seen.append(seen)
             answer = self._script.popleft() if self._script else self.otherwise
+            self.seen.append(seen)  # from here on a test may change the script
         if isinstance(answer, bytes):
             connection.send(answer)
             return None

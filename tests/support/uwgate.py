@@ -88,7 +88,7 @@ class Gateway:
         found: list[Client] = []
 
         def waits() -> bool:
-            client = self.connect(0.3)
+            client = self.connect(1.0)
             client.send(request)
             try:
                 client.sock.recv(1, socket.MSG_PEEK)

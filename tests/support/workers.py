@@ -245,7 +245,11 @@ class Worker:
 def links(pid: int) -> list[str]:
     """What the descriptors of a process are."""
     found = []
-    for number in os.listdir(f"/proc/{pid}/fd"):
+    try:
+        numbers = os.listdir(f"/proc/{pid}/fd")
+    except (FileNotFoundError, ProcessLookupError):
+        return []  # it has ended
+    for number in numbers:
         try:
             found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
         except FileNotFoundError:
@@ -255,7 +259,7 @@ def links(pid: int) -> list[str]:
 
 def stuff(client: Client) -> None:
     """Send until nobody takes any more."""
-    client.sock.settimeout(0.2)
+    client.sock.settimeout(0.5)
     try:
         while True:
             client.send(bytes(100_000))

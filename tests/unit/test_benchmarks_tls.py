@@ -74,7 +74,7 @@ def test_the_client_knows_what_its_handshakes_were(
     pair: certificates.Pair, version: str, resume: bool
 ) -> None:
     with serving(itertools.repeat(server_context(pair))) as port:
-        found = Load(port, 4, version, resume=resume).run(0.2)
+        found = Load(port, 4, version, resume=resume).run(0.7)
     assert found.errors == ()
     assert found.requests > 4
     assert found.size == found.requests * len(ANSWER)

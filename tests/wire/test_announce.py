@@ -20,7 +20,7 @@ from support.waiting import free_port, wait_until
 PYTHON = sys.executable
 
 # Serves HTTP, writes a JSON line for each event, with the wall clock's time.
-# The status that it answers is in the file STATUS.
+# The status that it answers is in the file STATUS; it does not listen before there is one.
 CHILD = """
 import http.server, json, os, signal, sys, time
 port, log, status = int(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -40,11 +40,14 @@ for name in "HUP USR1 USR2 WINCH TTIN TTOU INT QUIT TERM".split():
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        answer = int(open(status).read())
         note("GET " + self.path + " " + self.headers["Host"])
-        self.send_response(int(open(status).read()))
+        self.send_response(answer)
         self.end_headers()
     def log_message(self, *args): pass
 
+while not os.path.exists(status):
+    time.sleep(0.01)
 server = http.server.HTTPServer(("127.0.0.1", port), Handler)
 note("started session=%d" % (os.getsid(0) == os.getpid()))
 server.serve_forever()
@@ -126,7 +129,7 @@ def test_announces_until_told_to_stop(server: Listener) -> None:
     assert (packet.modifier1, packet.modifier2) == (5, 6)
     assert (packet.sni_key, packet.sni_crt, packet.sni_ca) == ("/k", "/c", "/a")
     assert [each.up for each in server.heard[-2:]] == [False, False]
-    assert server.heard[-1].when - server.heard[-2].when < 0.5
+    assert server.heard[-1].when - server.heard[-2].when < 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
@@ -187,7 +190,7 @@ def test_acknowledgements_are_logged(server: Listener, tmp_path: Path) -> None:
 
 def test_goodbye_first_then_drain_then_sigterm(server: Listener, child: Child) -> None:
     with announcing(
-        *words(server, child.address, *HTTP, "--drain", "400ms", "--freq", "100ms"),
+        *words(server, child.address, *HTTP, "--drain", "1500ms", "--freq", "100ms"),
         "--", *child.words,
     ) as running:  # fmt: skip
         server.wait(ups=3)
@@ -203,16 +206,17 @@ def test_goodbye_first_then_drain_then_sigterm(server: Listener, child: Child) -
     assert not any(each.up for each in server.heard if each.when > goodbyes[0])
     stopped = child.when("SIGTERM")
     assert told < goodbyes[0] < goodbyes[1] < stopped
-    assert stopped - goodbyes[0] > 0.35
+    assert stopped - goodbyes[0] > 1.45
     assert child.when("started session=1") < server.heard[0].when
 
 
 def test_nothing_is_announced_before_it_is_well(server: Listener, child: Child) -> None:
-    child.status = 503
+    child.status_file.unlink()
     with announcing(
         *words(server, child.address, *HTTP, "--rise", "3", "--drain", "0"), "--", *child.words
     ) as running:
         running.logged("not well yet: connection refused")
+        child.status = 503
         running.logged("not well yet: status 503")
         assert server.heard == []
         before = len(child.events)
@@ -266,7 +270,7 @@ def test_killed_child(server: Listener, child: Child) -> None:
         assert running.wait() == 128 + signal.SIGKILL
         assert "ended: SIGKILL, said goodbye" in running.log
     goodbye = next(each.when for each in server.heard if not each.up)
-    assert goodbye - killed < 1
+    assert goodbye - killed < 3
 
 
 def test_exit_code_of_the_child(server: Listener) -> None:
@@ -351,7 +355,8 @@ def test_check_by_command(server: Listener, tmp_path: Path) -> None:
 
 def test_a_check_that_hangs_has_failed(server: Listener, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    hang = f"echo $$ >> {pids}; sleep 60 & echo $! >> {pids}; wait"
+    pids.touch()  # the first ones may be killed before they come to it
+    hang = f"sleep 60 & echo $$ $! >> {pids}; wait"
     check = ("--check-command", hang, "--check-interval", "100ms", "--check-timeout", "150ms")
     with announcing(*words(server, ":80", *check)) as running:
         running.logged("not well yet: no answer within 0.15 s")
@@ -401,7 +406,8 @@ def test_check_by_connection(server: Listener, tmp_path: Path, kind: str) -> Non
 def test_answers_that_are_not_well(server: Listener, answer: bytes, reason: str) -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     address = f"127.0.0.1:{listening.getsockname()[1]}"
-    check = ("--proto", "http", "--check-http", "/", "--check-addr", address)
+    options = "--proto http --check-http / --check-timeout 10 --check-addr"
+    check = (*options.split(), address)
     with listening, announcing(*words(server, "*:80", *check)) as running:
         listening.settimeout(10)
         connection, _ = listening.accept()
@@ -434,14 +440,17 @@ SUBREAPER = (
 )
 
 
-def test_orphans_are_buried(server: Listener) -> None:
+def test_orphans_are_buried(server: Listener, tmp_path: Path) -> None:
     """As process 1 of a container it inherits the children of the dead."""
-    orphan = "(sh -c 'sleep 0.1; exit 5' & echo orphan); exec sleep 60"
+    end = tmp_path / "end"
+    wait = f"until test -e {end}; do sleep 0.02; done"
+    orphan = f"(sh -c '{wait}; exit 5' & echo orphan); exec sleep 60"
     with announcing(
         *words(server, ":80", "--drain", "0"), "--", "sh", "-c", orphan,
         prefix=[PYTHON, "-c", SUBREAPER],
     ) as running:  # fmt: skip
         wait_until(lambda: len(running.children) == 2, "the orphan is ours")
+        end.touch()
         wait_until(lambda: len(running.children) == 1, "the orphan is buried")
         running.signal(signal.SIGTERM)
         assert running.wait() == 128 + signal.SIGTERM

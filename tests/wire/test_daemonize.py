@@ -102,7 +102,7 @@ def test_daemon(where: Path, http_node: RawHttpNode, option: str) -> None:
         assert daemon.log.count("*** starting uwgate") == 2
     finally:
         daemon.stop()
-    assert not (where / "safe").exists()
+    wait_until(lambda: not (where / "safe").exists(), "the end of the other file")
 
 
 def test_address_in_use(where: Path) -> None:

@@ -226,14 +226,15 @@ def test_a_redirecting_listener_drains_as_well(
 
 
 def test_who_comes_later_is_left_to_others(plain: Worker, http_node: RawHttpNode) -> None:
-    plain.drain()
-    with Client(plain.address()) as client:
-        client.send(GET)
-        (listening,) = plain.listening
-        listening.settimeout(DEADLINE)
-        accepted, _ = listening.accept()
-        with accepted:
-            assert accepted.recv(1000) == GET
+    with plain.connect():  # for whom it stays
+        plain.drain()
+        with Client(plain.address()) as client:
+            client.send(GET)
+            (listening,) = plain.listening
+            listening.settimeout(DEADLINE)
+            accepted, _ = listening.accept()
+            with accepted:
+                assert accepted.recv(1000) == GET
     assert plain.wait() == 0
     assert not http_node.seen
 
@@ -254,7 +255,7 @@ def test_without_connections_it_ends_at_once(plain: Worker, http_node: RawHttpNo
         assert client.ask(GET).status == 200
     wait_until(lambda: plain.snapshot()["tally"]["connections"] == 0, "the client is gone")
     assert http_node.open_connections() == 1
-    plain.drain()
+    plain.order("drain", gently=True, limit=60)
     assert plain.wait() == 0
     wait_until(lambda: http_node.open_connections() == 0, "no idle connection to the node")
     assert plain.log == ""
@@ -431,7 +432,7 @@ def test_a_tunnel_goes_on_until_the_time_is_over(serve: Serve, http_node: RawHtt
         http_node.play(echo)
         client.send(UPGRADE)
         assert client.read_response(upgrade=b"websocket").status == 101
-        it.worker.drain(1)
+        it.worker.drain(2)
         client.send(b"ping")
         assert client.read_exactly(4) == b"ping"
         idle.assert_closed()  # with the time, politely

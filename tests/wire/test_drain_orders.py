@@ -25,6 +25,13 @@ def it(tmp_path: Path, http_node: RawHttpNode) -> Iterator[Worker]:
 
 
 @pytest.fixture
+def patient(tmp_path: Path, http_node: RawHttpNode) -> Iterator[Worker]:
+    """The same, with all the time that there is usually."""
+    with worker(tmp_path, "--http", "127.0.0.1:0", "--http-to", http_node.spec) as it:
+        yield it
+
+
+@pytest.fixture
 def router(tmp_path: Path, uwsgi_node: RawUwsgiNode) -> Iterator[Worker]:
     """A worker of a fastrouter before ``uwsgi_node``."""
     words = ["--fastrouter", "127.0.0.1:0", "--fastrouter-to", uwsgi_node.spec]
@@ -45,9 +52,9 @@ def drain_plainly(it: Worker) -> None:
 
 @pytest.mark.parametrize("order", [hurry, drain_plainly, Worker.term])
 def test_idle_connections_end_when_it_is_ordered(
-    it: Worker, http_node: RawHttpNode, order: object
+    patient: Worker, http_node: RawHttpNode, order: object
 ) -> None:
-    gate = threading.Event()
+    it, gate = patient, threading.Event()
     with it.connect() as idle, it.connect() as busy:
         assert idle.ask(GET).status == 200
         http_node.play(held(gate, response(b"late")))
@@ -131,8 +138,10 @@ def test_hurry_means_nothing_to_a_worker_that_serves(it: Worker) -> None:
             assert not another.ask(GET).closes
 
 
-def test_who_lost_his_master_drains_and_ends_well(it: Worker, http_node: RawHttpNode) -> None:
-    gate = threading.Event()
+def test_who_lost_his_master_drains_and_ends_well(
+    patient: Worker, http_node: RawHttpNode
+) -> None:
+    it, gate = patient, threading.Event()
     http_node.play(held(gate, response(b"late")))
     with it.connect() as busy, it.connect() as idle:
         busy.send(GET)
@@ -257,7 +266,7 @@ def test_the_time_of_a_fastrouter_is_limited(router: Worker, uwsgi_node: RawUwsg
     with router.connect() as client, router.connect():
         client.send(fast.request())
         uwsgi_node.wait_seen()
-        router.drain(0.2)
+        router.order("drain", gently=True, limit=0.2)
         client.read_to_end()
         assert router.wait() == 0
     assert "uwgate fastrouter 1: out of time, 2 connections cut" in router.log

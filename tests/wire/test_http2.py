@@ -405,9 +405,10 @@ def test_priorities() -> None:
             for value in (b"u=5", b"u=1", b"u=3")
         ]
         node.wait_seen(4)
+        client.until(lambda: all(client.responses[each].status for each in streams))
         client.h2.ping(b"12345678")
         client.flush()
-        client.until(lambda: all(client.responses[each].status for each in streams))
+        client.until(lambda: client.pongs)  # by now the rest of the nodes' bytes are here, too
         order: list[int] = []
         while not all(client.responses[each].ended for each in streams):
             client.h2.increment_flow_control_window(30_000)

@@ -143,6 +143,8 @@ def test_windows_that_stay_shut(gateway: Gateway, node: RawHttpNode) -> None:
     with Http2Client(gateway.address, window=0) as client:
         client.until(lambda: client.settings)
         streams = [client.begin() for _ in range(60)]
+        # So many it takes at least, whatever the node's threads do meanwhile.
+        client.until(lambda: sum(each.status > 0 for each in client.responses.values()) >= 17)
         refused: list[int] = []
 
         def some_are_refused() -> bool:

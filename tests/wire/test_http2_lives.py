@@ -58,7 +58,7 @@ def test_windows_that_stay_shut_keep_no_connection() -> None:
         refused, late, answered = (at(gateway, {WINDOW: 0}) for _ in range(3))
         refused.send(refused.headers(1, BAD_HOST))
         answered.send(answered.headers(1))
-        node.wait_seen()
+        answered.wait(lambda frame: answered.answer(1).status, "its head")
         node.play(silent)
         late.send(late.headers(1))
         for client, status in ((refused, 400), (answered, 200), (late, 504)):
@@ -174,9 +174,9 @@ def test_the_two_steps_of_a_reload_are_a_second_apart(tmp_path: Path) -> None:
         assert client.ask().status == 200
         gateway.reload()
         client.until(lambda: client.goaways)
-        first = time.monotonic()
+        first = time.monotonic()  # or later, if we had to wait for a processor
         client.until(lambda: len(client.goaways) > 1)
-        assert 0.9 < time.monotonic() - first < 5
+        assert 0.5 < time.monotonic() - first < 5
 
 
 # --- what is half there -----------------------------------------------------------------------

@@ -23,6 +23,18 @@ def body(gateway: Reloadable) -> bytes:
         return client.ask(GET).body
 
 
+def relieved(client: Client) -> None:
+    """Wait until the worker that it is connected to has heard that there is another one: it says
+    so with its next response."""
+
+    def told() -> bool:
+        reply = client.ask(GET)
+        assert reply.status == 200
+        return reply.closes
+
+    wait_until(told, "the worker of before to know")
+
+
 def to(node: RawHttpNode, *more: str) -> str:
     return "\n".join([f"http-to = {node.spec}", *more])
 
@@ -79,17 +91,23 @@ def test_a_rehearsal_leaves_no_trace(tmp_path: Path) -> None:
 
 def test_a_request_under_way_is_finished_by_the_old_worker(tmp_path: Path) -> None:
     gate = threading.Event()
-    with RawHttpNode() as node, reloadable(tmp_path, to(node)) as gateway:
+    with (
+        RawHttpNode() as node,
+        reloadable(tmp_path, to(node)) as gateway,
+        gateway.connect() as client,
+        gateway.connect() as witness,
+    ):
+        assert not witness.ask(GET).closes
         node.play(held(gate, response(b"late")))
-        with gateway.connect() as client:
-            client.send(GET)
-            node.wait_seen()
-            gateway.reload()
-            gate.set()
-            reply = client.read_response()
-            assert (reply.status, reply.body) == (200, b"late")
-            assert reply.closes
-            client.assert_closed()
+        client.send(GET)
+        node.wait_seen(2)
+        gateway.reload()
+        relieved(witness)
+        gate.set()
+        reply = client.read_response()
+        assert (reply.status, reply.body) == (200, b"late")
+        assert reply.closes
+        client.assert_closed()
 
 
 def test_an_idle_connection_is_closed_with_its_next_response(tmp_path: Path) -> None:
@@ -99,9 +117,7 @@ def test_an_idle_connection_is_closed_with_its_next_response(tmp_path: Path) -> 
             old = gateway.workers
             gateway.reload()
             assert set(old) <= set(gateway.workers)
-            reply = client.ask(GET)
-            assert reply.status == 200
-            assert reply.closes
+            relieved(client)
             client.assert_closed()
         wait_until(lambda: not set(old) & set(gateway.workers), "the old worker is gone")
 
@@ -161,15 +177,30 @@ def test_addresses_come_and_go(tmp_path: Path) -> None:
         wait_until(refused, "the address is free")
 
 
+def held_up(where: Path, node: RawHttpNode) -> tuple[Path, str]:
+    """A file, and an option instead of http-to: nothing gets ready as long as the file exists."""
+    flag, mapper = where / "wait", where / "mapper.py"
+    mapper.write_text(
+        "import os, time\n"
+        f"while os.path.exists({str(flag)!r}):\n    time.sleep(0.01)\n"
+        f"def find(key):\n    return 'http://{node.address}'\n"
+    )
+    return flag, f"http-use-code-string = 0:{mapper}:find"
+
+
 def test_one_reload_after_the_other(tmp_path: Path) -> None:
-    with RawHttpNode() as node, reloadable(tmp_path, to(node)) as gateway:
-        gateway.process.send_signal(signal.SIGHUP)
-        gateway.logged("trying the configuration first")
-        gateway.process.send_signal(signal.SIGHUP)
-        gateway.logged("another reload follows the one under way")
-        gateway.logged("] reloaded: ", 2)
-        assert body(gateway) == b"GET / 0"
-        assert "reload 2)" in gateway.log
+    with RawHttpNode() as node:
+        flag, text = held_up(tmp_path, node)
+        with reloadable(tmp_path, text) as gateway:
+            flag.touch()
+            gateway.process.send_signal(signal.SIGHUP)
+            gateway.logged("trying the configuration first")
+            gateway.process.send_signal(signal.SIGHUP)
+            gateway.logged("another reload follows the one under way")
+            flag.unlink()
+            gateway.logged("] reloaded: ", 2)
+            assert body(gateway) == b"GET / 0"
+            assert "reload 2)" in gateway.log
 
 
 def settled(gateway: Reloadable) -> int:

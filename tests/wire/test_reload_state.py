@@ -16,7 +16,7 @@ from support.tls import Terminating, TlsClient, client_context, terminating
 from support.uwgate import Gateway, StartGateway
 from support.waiting import free_port, wait_until
 
-from wire.test_subscriptions_wire import KEY, Router
+from wire.test_subscriptions_wire import Router
 
 GET = b"GET / HTTP/1.1\r\nHost: tls.example\r\n\r\n"
 
@@ -33,9 +33,11 @@ def reload(gateway: Gateway) -> None:
 
 
 def metric(port: int, name: str) -> int:
-    with Client(("127.0.0.1", port)) as client:
-        client.send(b"GET /metrics HTTP/1.0\r\n\r\n")
-        text = client.read_to_end().decode()
+    text = ""
+    while not text.startswith("HTTP/"):  # who asks too late gets uWSGI's document
+        with Client(("127.0.0.1", port)) as client:
+            client.send_willing(b"GET /metrics HTTP/1.0\r\n\r\n")
+            text = client.read_to_end().decode()
     return sum(int(float(each)) for each in re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.M))
 
 
@@ -164,4 +166,5 @@ def test_a_node_that_left_meanwhile_is_gone(start_gateway: StartGateway) -> None
         router.logged("] executing ")
         router.goodbye(node)
         router.logged("] reloaded: ")
-        assert router.get(KEY).status == 503
+        # The worker of before may take one more connection, and the new one hear of it behind us.
+        router.until(503)

@@ -85,6 +85,12 @@ class Router:
         with self.gateway.connect() as client:
             return client.ask(head.encode() + body, method.encode())
 
+    def heard(self) -> None:
+        """Wait until all workers know what the log says: their counters come behind it."""
+        before = self.gateway.log.count("stats: workers ")
+        self.gateway.process.send_signal(signal.SIGUSR1)
+        self.logged("stats: workers ", before + 1)
+
     def until(self, status: int, host: str = KEY, target: str = "/") -> None:
         """Workers hear of changes a moment after the log does."""
         wait_until(lambda: self.get(host, target).status == status, f"status {status}")
@@ -196,6 +202,7 @@ def test_words_of_503(start_gateway: StartGateway, nodes: Nodes) -> None:
     router.logged(" no-node\n")
     router.announce(dead_address(), protocol="http")
     wait_until(lambda: router.get().status in (502, 503) and "marking" in router.gateway.log)
+    router.heard()
     assert router.get().status in (502, 503)
     router.logged(" no-node-alive\n")
 
@@ -204,7 +211,7 @@ def test_weights(start_gateway: StartGateway, nodes: Nodes) -> None:
     router, heavy, light = Router(start_gateway), nodes(), nodes()
     router.announce(heavy, weight=3)
     router.announce(light)
-    router.until(200)
+    router.heard()
     heavy.reset()
     light.reset()
     for _ in range(20):
@@ -335,6 +342,7 @@ def test_a_marked_node_is_back_with_its_next_announcement(
     router.announce(alive)
     router.announce(address, protocol="http")
     wait_until(lambda: router.get().status == 200 and "marking" in router.gateway.log)
+    router.heard()
     node = nodes(RawHttpNode, "tcp", port)
     for _ in range(6):
         assert router.at(alive)
@@ -362,9 +370,7 @@ def test_silence_without_traffic(start_gateway: StartGateway, nodes: Nodes) -> N
     router.until(503)
 
 
-def test_a_goodbye_while_a_request_is_under_way(
-    start_gateway: StartGateway, nodes: Nodes
-) -> None:
+def test_a_goodbye_while_a_request_is_under_way(start_gateway: StartGateway, nodes: Nodes) -> None:
     router, first, second = Router(start_gateway), nodes(), nodes()
     gate = threading.Event()
     router.announce(first)
@@ -376,7 +382,7 @@ def test_a_goodbye_while_a_request_is_under_way(
         first.wait_seen()
         router.announce(second)
         router.goodbye(first)
-        wait_until(lambda: router.at(second))
+        router.heard()
         for _ in range(10):
             assert router.at(second)
         gate.set()
@@ -502,18 +508,18 @@ def test_sticky(start_gateway: StartGateway, nodes: Nodes) -> None:
     both = [nodes(), nodes()]
     for node in both:
         router.announce(node)
-    router.until(200)
+    router.heard()
     reply = router.get()
     cookie = (reply.get(b"set-cookie") or b"").decode().partition(";")[0]
     assert re.fullmatch(r"srv=[0-9a-f]{16}", cookie)
     fields = f"Cookie: a=1; {cookie}\r\n"
-    (mine,) = [node for node in both if router.at(node, fields=fields)][:1] or [both[0]]
+    mine, other = both if router.at(both[0], fields=fields) else reversed(both)
     for _ in range(20):
         assert router.at(mine, fields=fields)
         assert router.get(fields=fields).get(b"set-cookie") is None
-    (other,) = [node for node in both if node is not mine]
     router.goodbye(mine)
-    wait_until(lambda: router.at(other, fields=fields))
+    router.heard()
+    assert router.at(other, fields=fields)
     assert router.get(fields=fields).get(b"set-cookie") is not None
 
 
@@ -538,30 +544,20 @@ def test_sticky_static_nodes(start_gateway: StartGateway, nodes: Nodes) -> None:
         ("cookie:sid", {"target": "/{}", "fields": "Cookie: x=1; sid=me\r\n"}),
     ],
 )
-def test_hash(
-    start_gateway: StartGateway, nodes: Nodes, by: str, one: dict[str, str]
-) -> None:
+def test_hash(start_gateway: StartGateway, nodes: Nodes, by: str, one: dict[str, str]) -> None:
     options = ("--subscription-algo", "hash", "--http-hash-by", by, "--http-processes", "2")
     router, three = Router(start_gateway, *options), [nodes() for _ in range(3)]
     for node in three:
         router.announce(node)
-    wait_until(lambda: router.get().status == 200)
+    router.heard()
 
     def served(target: str, fields: str = "") -> list[int]:
         before = [len(node.seen) for node in three]
         assert router.get(target=target, fields=fields).status == 200
         return [len(node.seen) - count for node, count in zip(three, before, strict=True)]
 
-    streak: list[list[int]] = []
-
-    def settled() -> bool:  # all workers know all nodes
-        now = served(one["target"].format(len(streak)), one.get("fields", ""))
-        if streak and streak[-1] != now:
-            streak.clear()
-        streak.append(now)
-        return len(streak) >= 30
-
-    wait_until(settled)
+    target, fields = one["target"], one.get("fields", "")
+    assert len({tuple(served(target.format(number), fields)) for number in range(30)}) == 1
     others = {
         tuple(served(f"/{n}", f"X-User: {n}\r\nCookie: sid={n}\r\n")) for n in range(30)
     }

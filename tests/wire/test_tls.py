@@ -17,7 +17,7 @@ import pytest
 from support.certificates import Authority
 from support.client import Client
 from support.node_wire import SeenUwsgi
-from support.nodes import CLOSE, NODES, Connection, Node, Seen, held, response
+from support.nodes import CLOSE, NODES, Connection, Node, Seen, closing, held, response
 from support.tls import NAME, Terminating, TlsClient, client_context, terminating
 from support.waiting import DEADLINE, wait_until
 
@@ -286,12 +286,9 @@ def test_the_end_is_announced(either: Terminating) -> None:
         assert client.read_response().closes
         assert client.sock.recv(1) == b""  # and no ssl.SSLEOFError
     either.node.reset()
-    either.node.play(b"HTTP/1.1 200 OK\r\n\r\nuntil the end")
+    either.node.play(closing(b"HTTP/1.1 200 OK\r\n\r\nuntil the end"))
     with either.connect() as client:
         client.send(b"GET / HTTP/1.0\r\nHost: h\r\n\r\n")
-        if either.node.kind == "http":
-            wait_until(lambda: either.node.seen, "the request")
-            either.node.drop_idle()
         assert client.read_to_end().endswith(b"\r\n\r\nuntil the end")
 
 

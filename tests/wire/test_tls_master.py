@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from support.certificates import Authority, Pair
+from support.client import Client
 from support.nodes import RawHttpNode
 from support.uwgate import ROOT, Gateway, running
 from support.waiting import DEADLINE, dead_address, free_port, wait_until
@@ -79,10 +80,12 @@ class Instance:
         return all(row["status"] in ("idle", "busy") for row in rows)
 
     def fetch(self, target: str = "/") -> str:
-        with socket.create_connection(("127.0.0.1", self.stats_port), DEADLINE) as sock:
-            sock.sendall(f"GET {target} HTTP/1.0\r\n\r\n".encode())
-            with sock.makefile("rb") as stream:
-                return stream.read().decode().partition("\r\n\r\n")[2]
+        text = ""
+        while not text.startswith("HTTP/"):  # who asks too late gets uWSGI's document
+            with Client(("127.0.0.1", self.stats_port)) as client:
+                client.send_willing(f"GET {target} HTTP/1.0\r\n\r\n".encode())
+                text = client.read_to_end().decode()
+        return text.partition("\r\n\r\n")[2]
 
     def stats(self) -> dict[str, Any]:
         return json.loads(self.fetch())  # type: ignore[no-any-return]

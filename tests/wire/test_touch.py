@@ -13,8 +13,8 @@ GET = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"
 
 
 def touched(path: Path) -> None:
-    """As touch(1); another modification time, whatever the resolution of the file system."""
-    path.touch()
+    """As touch(1); another modification time, whatever the resolution of the file system. One
+    change: the instance might look between two."""
     now = path.stat().st_mtime_ns
     os.utime(path, ns=(now, now + 1_000_000_000))
 

@@ -107,6 +107,7 @@ def busy() -> Iterator[Busy]:
         words += ["--zerg-server", f"{path}/server"]
         with running(*words) as gateway:
             ports[0] = gateway.port
+            wait_until(lambda: gateway.log.count("] spawned uwgate ") == 4, "all workers")
             yield Busy(gateway, Path(path), ports)
 
 
@@ -118,7 +119,7 @@ def test_a_pool_beside_routers(busy: Busy) -> None:
         wait_until(lambda: accepts(sockets[0]), "the connection is ours")
     assert ask(busy.gateway.port) == 200
     line = f"zerg-pool = {control}: 2 sockets to pid {os.getpid()} (uid {os.getuid()})"
-    assert line in busy.gateway.log
+    wait_until(lambda: line in busy.gateway.log, "the line of the log")
 
 
 def test_modes(busy: Busy) -> None:
@@ -148,7 +149,8 @@ def test_many_clients(busy: Busy) -> None:
         for _ in range(50):
             with taken(control) as sockets:
                 assert len(sockets) == 2
-        wait_until(lambda: len(os.listdir(fds)) == before, "nothing is kept of them")
+        # Fewer, if somebody of before was still known then.
+        wait_until(lambda: len(os.listdir(fds)) <= before, "nothing is kept of them")
     # Nobody fills a disk with them.
     assert 50 < busy.gateway.log.count(" sockets to pid") < 120
 

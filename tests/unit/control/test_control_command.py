@@ -276,7 +276,7 @@ def test_stop_waits_for_the_end_of_the_process(
     assert process.stdout is not None
     with process.stdout:
         process.stdout.readline()
-    timeout = str(DEADLINE if code == 0 else 0.2)
+    timeout = str(DEADLINE if code == 0 else 1)
     assert main(["stop", "--timeout", timeout]) == code
     if code == 0:
         assert process.poll() == 0, "it has not waited"

@@ -288,10 +288,10 @@ def test_a_silent_client(served: Served, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_waiting_for_a_reload_takes_as_long_as_it_takes(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control_server._Connection._limit, "__defaults__", (0.02,))
+    monkeypatch.setattr(control_server._Connection._limit, "__defaults__", (0.3,))
     client = served.client({"command": "reload"})
     assert client.answer() == [ME]
-    limit = time.monotonic() + 0.06
+    limit = time.monotonic() + 0.5
     served.run_until(lambda: time.monotonic() > limit)
     client.assert_open()
 
@@ -324,7 +324,7 @@ def test_a_slow_reader_costs_lines_and_then_its_connection(
 
 
 def test_who_takes_nothing_of_an_answer(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_server._Connection._limit, "__defaults__", (0.02,))
+    monkeypatch.setattr(control_server._Connection._limit, "__defaults__", (0.3,))
     stuck = served.client({"command": "stats"})
     served.run_until(lambda: served.orders.documents)
     served.orders.documents[0](b"x" * (4 << 20))

@@ -313,13 +313,13 @@ def test_limits_of_a_second_are_of_a_second(
         it.announce()
     it.until(lambda: it.gateway.sockets[0].dropped >= 5)
     rounds = 0
-    limit = time.monotonic() + 0.3
+    limit = time.monotonic() + 0.8
     while time.monotonic() < limit:
         it.announce()
         it.loop.run_once(0.02)
         rounds += 1
     assert it.gateway.sockets[0].received <= 15
-    assert rounds > 15
+    assert rounds > 40
 
 
 # --- federation ---------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from support.waiting import DEADLINE
 from zerg_tools import answering, descriptors_left, inode, listener, open_descriptors, rights
 
 from uwgate.config.settings import Endpoint
@@ -69,6 +70,7 @@ def test_sockets_of_every_kind(path: str) -> None:
             assert not sock.getblocking()
             assert not sock.get_inheritable()
         with socket.create_connection(handed[0].getsockname()) as client:
+            taken[0].settimeout(DEADLINE)
             theirs, address = taken[0].accept()
             with theirs:
                 assert address == client.getsockname()

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from support.waiting import free_port, wait_until
+from support.waiting import DEADLINE, free_port, wait_until
 from zerg_tools import Rights, descriptors_left, inode, listener, open_descriptors, received
 
 from uwgate.config.settings import Endpoint, ProcessSettings
@@ -301,7 +301,7 @@ def test_connections_wait_in_a_pool_for_somebody_to_attach(served: Served) -> No
     with socket.create_connection(("127.0.0.1", port)) as early:
         served.receive()[2][0].close()  # this one ends without having accepted
         (sock,) = served.receive()[2]
-        sock.setblocking(False)
+        sock.settimeout(DEADLINE)
         theirs, name = sock.accept()
         with theirs:
             assert name == early.getsockname()

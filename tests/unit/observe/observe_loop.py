@@ -26,7 +26,8 @@ class Master:
         self.snapshots = [worker(requests=3, connections=1, nodes=[node(hits=3)])]
         self.views: list[RegistryView] = []
         self.collections = 0
-        self.hold = False  # answers wait until ``release``
+        self.hold = False  # answers wait until ``released``
+        self.lost = 0  # so do those of so many collections, the first ones
         self.released = threading.Event()
         self.held: list[Answer] = []
         self.server: StatsServer
@@ -34,7 +35,7 @@ class Master:
 
     def collect(self, answer: Answer) -> None:
         self.collections += 1
-        if self.hold:
+        if self.hold or self.collections <= self.lost:
             self.held.append(answer)
         else:
             answer(self.snapshots)

@@ -5,6 +5,7 @@ import socket
 import pytest
 from observe_render import make_facts, parse_exposition, render_json, render_metrics
 from observe_samples import node, worker
+from support.waiting import wait_until
 
 from uwgate import __version__
 from uwgate.observe.backlog import Queue, queues
@@ -96,6 +97,8 @@ def test_queue_of_a_tcp_listener_is_the_kernels(tmp_path: os.PathLike[str]) -> N
         abstract.bind(b"\0uwgate-test-%d\0" % os.getpid())
         closed = socket.socket()
         closed.close()
+        # The last step of a connection may be the kernel's, a moment later.
+        wait_until(lambda: queues([tcp])[0].waiting == 2, "both are in the queue")
         found = queues([tcp, unix, abstract, six, closed])
         assert found[0] == Queue(f"127.0.0.1:{tcp.getsockname()[1]}", 2, 7, 1)
         assert found[1] == Queue(path, 0, 0, 1)
