@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from h2.errors import ErrorCodes
-from support.http2_raw import WINDOW, RawHttp2, at, data, fields, raw, window_update
+from support.http2_raw import PING, WINDOW, RawHttp2, at, data, fields, raw, window_update
 from support.nodes import NODES, Connection, RawHttpNode, RawUwsgiNode, Seen, held, response
 from support.served import memory, worker_of
 from support.uwgate import running
@@ -112,16 +112,21 @@ def test_a_busy_connection_is_not_slow() -> None:
 # --- tunnels ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["first", "last"])
 @pytest.mark.parametrize("version", ["1", "2"])
 @pytest.mark.parametrize("kind", ["http", "uwsgi"])
-def test_a_tunnel_that_its_node_ends_first_loses_nothing(kind: str, version: str) -> None:
-    """What the node has not taken when the client ends it is still its own."""
+def test_a_tunnel_that_its_node_ends_loses_nothing(kind: str, version: str, late: bool) -> None:
+    """What the node has not taken when both have ended it is still its own. ``late``: the node ends
+    when the client has, or is about to."""
     gate, got = threading.Event(), []
 
     def tunnel(connection: Connection, seen: Seen) -> str:
         connection.send(SWITCH)
-        connection.half_close()
+        if not late:
+            connection.half_close()
         assert gate.wait(10)
+        if late:
+            connection.half_close()
         got.append(len(connection.take_to_end()))
         return "close"
 
@@ -135,7 +140,8 @@ def test_a_tunnel_that_its_node_ends_first_loses_nothing(kind: str, version: str
             client.send(client.headers(1, UPGRADE, end=False))
             client.wait(lambda frame: client.answers.get(1), "the tunnel")
             pieces = [data(1, bytes(16_000), end=False)] * (size // 16_000)
-            client.send(*pieces, data(1, bytes(size % 16_000)))
+            client.send(*pieces, data(1, bytes(size % 16_000)), raw(PING, 0, 0, b"are read"))
+            client.assert_pong(b"are read")
             sock = client.sock
         else:
             sock = socket.create_connection(gateway.address, 10)  # type: ignore[arg-type]

@@ -308,7 +308,8 @@ class Http2Stream(RequestSide):
     def tunnel_eof(self) -> None:
         """The node sends no more in a tunnel."""
         self.ended = True
-        if self.state == State.HALF_CLOSED:
+        # What is kept for it goes there first, and that is the end (``_request_end``).
+        if self.state == State.HALF_CLOSED and not self.held:
             self.end_tunnel()
         else:
             self.connection.enqueue(self)
