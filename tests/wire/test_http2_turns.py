@@ -296,7 +296,8 @@ def gateway_memory(gateway: Gateway) -> int:
 def test_nodes_go_on_when_windows_open(how: str) -> None:
     """Those, too, of which nothing was here while others had filled what may wait."""
     body = bytes(range(256)) * 800
-    options = ("--http2-max-queued", "65536")
+    # All at once, though the windows of their streams are shut.
+    options = ("--http2-max-queued", "65536", "--http2-node-requests", "0")
     with RawHttpNode() as node, running("--http-to", node.spec, *options) as gateway:
         first, others = threading.Event(), threading.Event()
 
@@ -345,7 +346,7 @@ def test_a_tunnel_that_waits_sends_nothing_before_it_is_one() -> None:
         assert asked(node) == [b"/", b"/", b"/victim"]
         node.check()
         # Whatever it was sent: nobody has that connection after it.
-        assert node.open_connections() == 1
+        wait_until(lambda: node.open_connections() == 1, "the end of that connection")
 
 
 def test_a_tunnel_that_waits_has_its_bytes() -> None:
@@ -432,7 +433,7 @@ def test_allowances_are_options() -> None:
         with at(gateway) as client:
             client.send(*[raw(PING, 0, 0, b"12345678")] * 200)
             client.assert_connection_error(ErrorCodes.ENHANCE_YOUR_CALM)
-            assert 90 <= count(client) <= 100
+            assert 45 <= count(client) <= 50  # each costs as much as two, for it is answered
 
 
 def test_who_goes_on_after_the_end_is_cut() -> None:

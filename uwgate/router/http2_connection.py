@@ -198,7 +198,8 @@ class Http2Connection(Ends, asyncio.Protocol):
         self.eof = True
         for number, stream in list(self.streams.items()):
             # Neither the rest of a request nor a larger window will come.
-            if stream.state == State.OPEN or (stream.queue and self.is_shut(stream)):
+            waits = stream.queue or stream.delayed
+            if stream.state == State.OPEN or (waits and self.is_shut(stream)):
                 self.give_up(number)
         if self.stage != OPEN or not self.streams:
             return False
@@ -266,7 +267,7 @@ class Http2Connection(Ends, asyncio.Protocol):
                 if handler is not None:
                     handler(self, frame)
         except StreamError as error:
-            self.limits.spend_reset()
+            self.given_up()
             stream = self.streams.get(error.stream)
             if stream is not None:
                 stream.lost()
@@ -328,7 +329,7 @@ class Http2Connection(Ends, asyncio.Protocol):
             windows.receive = max(windows.receive, http2.DEFAULT_WINDOW)
         self.streams[number] = stream
         if long:
-            self.limits.spend_reset()  # compressed, it may be a few bytes
+            self.given_up()  # compressed, it may be a few bytes
             stream.silent = _HEAD in fields
             stream.refuse(Failure.HEAD_TOO_LARGE)
             return

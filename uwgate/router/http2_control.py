@@ -27,7 +27,7 @@ def _rst_stream(client: Http2Connection, frame: Frame) -> None:
     code = http2.number(frame.payload)
     tally = client.gateway.tally
     tally.count_reset("client", code)
-    client.limits.spend_reset()
+    client.given_up()
     client.give_up(frame.stream)
 
 
@@ -52,6 +52,7 @@ def _settings(client: Http2Connection, frame: Frame) -> None:
 
 def _ping(client: Http2Connection, frame: Frame) -> None:
     if not frame.flags & http2.ACK:
+        client.limits.spend()  # once more: it wants an answer
         client.put(http2.frame(http2.PING, http2.ACK, 0, frame.payload))
 
 

@@ -26,6 +26,7 @@ _EARNED = 4
 _FRAMES_AGAIN = 40
 _RESETS_AGAIN = 15
 _FIELDS = 16  # for a frame's credit
+_CALM = 8  # streams that were given up lately, and mean nothing yet
 _BYTES = 2048
 
 
@@ -65,6 +66,15 @@ class Limits:
             self._refill()
             if self._resets < 0:
                 raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too many streams given up")
+
+    @property
+    def wary(self) -> bool:
+        """Whether so many streams were given up lately that the next ones may be, too."""
+        if self._resets >= self._most_resets - _CALM:
+            return False
+        if self._clock.now - self._since >= 1.0:  # for less there is a fraction, which is lost
+            self._refill()
+        return self._resets < self._most_resets - _CALM
 
     def _refill(self) -> None:
         now = self._clock.now

@@ -145,7 +145,7 @@ class RequestSide:
             self.left = length
             self.body_since = gateway.clock.now
             many = len(connection.streams) > connection.most_requests
-            if (many or self.windows.send <= 0) and connection.must_wait():
+            if (many or connection.wary or self.windows.send <= 0) and connection.must_wait():
                 self.delay(request, block)
             else:
                 exchange.start(request, block, not block.length)

@@ -23,20 +23,23 @@ TURN = 0.002
 
 _ALL = 1 << 30
 _FREE = (IDLE, TUNNEL)
-_UNTAKEN = 8  # requests: one of whose response the client has never taken anything, nor can
+_UNTAKEN = 8  # requests: one of whose response the client has never taken anything, nor can now
+_SHUT = 1 << 16  # requests: the same, as the client wants it; no other is begun beside it
 
 
 class Turns(Output):
     """``more``: frames came that one turn of the loop may not cost; ``next_turn``: when they are
     read. ``admission``: when requests that wait are looked at; ``most_requests``: that may be at
-    nodes. ``holding``: so much waits for the client that nodes do of which nothing is here."""
+    nodes. ``holding``: so much waits for the client that nodes do of which nothing is here.
+    ``wary``: streams are given up, so that requests are begun behind what came with them."""
 
-    __slots__ = ("admission", "holding", "more", "most_requests", "next_turn")
+    __slots__ = ("admission", "holding", "more", "most_requests", "next_turn", "wary")
 
     def __init__(self, gateway: HttpGateway, constants: bytes) -> None:
         super().__init__(gateway, constants)
         self.more = False
         self.holding = False
+        self.wary = False
         self.next_turn: asyncio.Handle | None = None
         self.admission: asyncio.Handle | None = None
         self.most_requests = gateway.settings.http2.node_requests or _ALL
@@ -69,11 +72,16 @@ class Turns(Output):
 
     # --- requests ---------------------------------------------------------------------------------
 
+    def given_up(self) -> None:
+        """A stream is, by one side or the other. Raises Http2Error."""
+        self.limits.spend_reset()
+        self.wary = self.limits.wary
+
     def must_wait(self) -> bool:
         """Whether enough other requests of this connection are at nodes: they have to be answered,
         and the client has to be able to take that, before the next one is begun."""
         # Those that came before have their turn first.
-        return bool(self.delayed) or self._busy() >= self.most_requests
+        return self.wary or bool(self.delayed) or self._busy() >= self.most_requests
 
     def delay(self, stream: Http2Stream) -> None:
         """The request waits until ``undelay``: when it is begun, answered, or given up."""
@@ -96,7 +104,10 @@ class Turns(Output):
             if phase in _FREE or stream.delayed:
                 continue
             if shut or stream.windows.send <= 0:
-                count += 1 if stream.sent_bytes > stream.queued else _UNTAKEN
+                if stream.sent_bytes > stream.queued:
+                    count += 1
+                else:  # the window of a stream is shut from the start if the client wants that
+                    count += _UNTAKEN if stream.windows.send > 0 else _SHUT
             elif phase < RELAYING:
                 count += 1
         return count
@@ -113,6 +124,7 @@ class Turns(Output):
 
     def _admit(self) -> None:
         self.admission = None
+        self.wary = self.limits.wary
         free = self.most_requests - self._busy()
         narrow = free <= 0 and self.is_narrow()
         if free <= 0 and not narrow:

@@ -183,7 +183,7 @@ class SpdyConnection(Http2Connection):
             self.slow_since, self.deadline = 0.0, self.rest
 
     def _end_stream(self, number: int, status: StreamStatus) -> None:
-        self.limits.spend_reset()
+        self.given_up()
         self._rst(number, status)
         self.give_up(number)
 
@@ -226,13 +226,13 @@ class SpdyConnection(Http2Connection):
         """What the fields say. The draft wants an answer where one is missing (3.2.1); a client has
         more of that than of a reset in any case."""
         if size_of(frame.fields) > self.gateway.settings.http2.max_header_list:
-            self.limits.spend_reset()  # compressed, it may be a few bytes
+            self.given_up()  # compressed, it may be a few bytes
             self._refuse(stream, frame, Failure.HEAD_TOO_LARGE)
             return
         try:
             request, block, head = self.shared.request(self.parser, frame)
         except (SpdyStreamError, FieldError):
-            self.limits.spend_reset()
+            self.given_up()
             self._refuse(stream, frame, Failure.BAD_REQUEST)
         except Http1Error as error:
             self._refuse(stream, frame, FAILURES[error.fault])
@@ -286,7 +286,7 @@ class SpdyConnection(Http2Connection):
         if frame.stream_id not in self.streams:
             return
         self.gateway.tally.count_spdy_reset("client", frame.status)
-        self.limits.spend_reset()
+        self.given_up()
         self.give_up(frame.stream_id)
 
     def _on_settings(self, frame: Settings) -> None:

@@ -1,0 +1,115 @@
+"""Requests that nobody waits for: streams that are given up, windows that stay shut."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+
+import pytest
+from support.http2_raw import (
+    PING,
+    WINDOW,
+    RawHttp2,
+    at,
+    fields,
+    raw,
+    rst_stream,
+    window_update,
+)
+from support.nodes import Connection, RawHttpNode, Seen, held, response
+from support.uwgate import running
+from support.waiting import wait_until
+
+CALM = 8  # streams that may be given up before the connection is looked at with other eyes
+MANY = 100
+SIZE = 8_000_000  # bytes that no kernel takes
+
+
+def given_up(client: RawHttp2, stream: int, path: str) -> bytes:
+    """A request, and that it is not wanted (CVE-2023-44487)."""
+    return _headers(client, stream, path, end=True) + rst_stream(stream)
+
+
+def made_to(client: RawHttp2, stream: int, path: str) -> bytes:
+    """A request, and a frame that has us give it up (CVE-2025-8671)."""
+    return _headers(client, stream, path, end=False) + window_update(stream, 0)
+
+
+def _headers(client: RawHttp2, stream: int, path: str, *, end: bool) -> bytes:
+    return client.headers(stream, fields("GET" if end else "POST", path), end=end)
+
+
+def count(node: RawHttpNode, path: bytes) -> int:
+    """Requests for that path at the node."""
+    return sum(seen.target == path for seen in node.seen)
+
+
+def begun(client: RawHttp2) -> None:
+    """What was sent has been read."""
+    client.send(raw(PING, 0, 0, b"are read"))
+    client.assert_pong(b"are read")
+
+
+@pytest.mark.parametrize("pair", [given_up, made_to])
+def test_who_gives_up_much_begins_behind_what_came_with_it(
+    pair: Callable[[RawHttp2, int, str], bytes],
+) -> None:
+    with RawHttpNode() as node, running("--http-to", node.spec) as gateway, at(gateway) as client:
+        streams = iter(range(1, 1000, 2))
+        for _ in range(CALM + 1):
+            client.send(pair(client, next(streams), "/first"))
+        begun(client)
+        gate = threading.Event()
+        node.otherwise = held(gate, response())
+        pooled = [next(streams) for _ in range(20)]
+        client.send(*(_headers(client, stream, "/pooled", end=True) for stream in pooled))
+        wait_until(lambda: count(node, b"/pooled") == len(pooled), "connections in use")
+        gate.set()
+        for stream in pooled:
+            client.assert_answered(stream)
+        client.send(*(pair(client, next(streams), "/gone") for _ in range(MANY)))
+        # An honest request is served all the same.
+        last = next(streams)
+        client.send(_headers(client, last, "/kept", end=True))
+        client.assert_answered(last)
+        assert count(node, b"/kept") == 1
+        # A turn of the loop may end between the two frames: of a few in a hundred.
+        assert count(node, b"/gone") <= 5
+        assert node.open_connections() >= len(pooled) - 5
+
+
+def test_one_at_a_time_of_those_who_take_nothing() -> None:
+    with RawHttpNode() as node, running("--http-to", node.spec) as gateway:
+        node.otherwise = answer
+        with at(gateway, {WINDOW: 0}) as client:
+            client.send(*(client.headers(stream, fields("GET", "/")) for stream in range(1, 6, 2)))
+            client.wait(lambda frame: client.answers.get(1), "the head of the first")
+            begun(client)
+            assert len(node.seen) == 1
+            client.send(window_update(0, 20 * SIZE))
+            for stream in range(1, 6, 2):
+                client.send(window_update(stream, SIZE))
+            for stream in range(1, 6, 2):
+                client.assert_answered(stream)
+
+
+def test_nothing_is_begun_for_who_can_take_nothing_any_more() -> None:
+    """The client has closed its side: no window will open. (Each that ended let another one
+    begin.)"""
+    with RawHttpNode() as node, running("--http-to", node.spec) as gateway:
+        node.otherwise = answer
+        with at(gateway, {WINDOW: 0}) as client:
+            client.send(*(client.headers(2 * n + 1, fields("GET", "/")) for n in range(MANY)))
+            client.wait(lambda frame: client.answers.get(1), "the head of the first")
+            client.sock.shutdown(socket.SHUT_WR)
+            client.rest()
+        wait_until(lambda: node.open_connections() == 0, "the nodes are let go")
+        assert len(node.seen) == 1
+
+
+def answer(connection: Connection, seen: Seen) -> None:
+    """More than is taken in of a response that nobody reads."""
+    with contextlib.suppress(OSError):
+        connection.send(response(bytes(SIZE)))
