@@ -55,8 +55,15 @@ class HttpBack(Back, asyncio.Protocol):
         self.exchange = exchange
         if exchange.plain and exchange.request.repeatable:
             head = exchange.head
-            self.node.rx += len(head)
-            self.transport.write(head)
+            size = len(head)
+            self.node.rx += size
+            # Nothing waits in the transport of a connection that was idle.
+            try:
+                sent = self._sock.send(head)
+            except OSError:
+                sent = 0  # the transport says why
+            if sent != size:
+                self.transport.write(head[sent:])
             exchange.phase = SENT
             exchange.back = self
             if self.gateway.short_connect:
