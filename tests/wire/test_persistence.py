@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import socket
 import threading
+from pathlib import Path
 
 import pytest
+from support.client import Client
 from support.nodes import Connection, RawHttpNode, Seen, closing, held, response
 from support.uwgate import StartGateway
-from support.waiting import wait_until
+from support.waiting import free_port, wait_until
 
 from wire.conftest import Pair
 
@@ -264,3 +269,45 @@ def test_an_early_answer_does_not_poison_the_node_connection(start_gateway: Star
             client.send_willing(b"x" * 999_997)  # taken and thrown away, or the connection ends
             if not reply.closes:
                 assert client.ask(GET % 3).status == 403
+
+
+def test_a_node_that_has_not_taken_a_request_gets_no_other_behind_it(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    """It answers all the same; what it has not taken yet goes there, whole and in its order."""
+    fill = b"X: %b\r\n" % (b"x" * 3500)
+    port = free_port()
+    options = ("--http-to", f"http://{tmp_path}/node", "--http-stats", f"127.0.0.1:{port}")
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(f"{tmp_path}/node")
+        listener.listen()
+        listener.settimeout(10)
+        client = stack.enter_context(start_gateway(*options).connect())
+        nodes: list[socket.socket] = []
+        for number in range(1, 100):  # more than the kernel takes
+            client.send(b"GET /%d HTTP/1.1\r\nHost: h\r\n%b\r\n" % (number, fill))
+            wait_until(lambda: sum(_sent(port)) == number, "the request")  # noqa: B023
+            if len(nodes) < _sent(port)[0]:
+                nodes.append(stack.enter_context(listener.accept()[0]))
+            nodes[-1].sendall(response(b"", b"Date: Sat, 28 Nov 2026 00:00:00 GMT"))
+            assert client.read_response().status == 200
+            if len(nodes) == 2:
+                break
+        nodes[0].settimeout(10)
+        taken = b""
+        while more := nodes[0].recv(1 << 20):
+            taken += more
+    heads = taken.split(b"\r\n\r\n")
+    assert [head.split(b" ", 2)[1] for head in heads[:-1]] == [b"/%d" % n for n in range(1, number)]
+    assert all(head.count(b"x" * 3500) == 1 for head in heads[:-1])
+    assert not heads[-1]
+
+
+def _sent(port: int) -> list[int]:
+    """Requests over new connections to nodes, and over others, as the statistics say."""
+    with Client(("127.0.0.1", port)) as client:
+        client.send(b"GET /metrics HTTP/1.0\r\n\r\n")
+        text = client.read_to_end()
+    found = re.findall(rb"\nuwgate_upstream_(?:connects|reuses)_total[^\n]* (\d+)", text)
+    return [int(each) for each in found] or [0]

@@ -57,7 +57,7 @@ class HttpBack(Back, asyncio.Protocol):
             head = exchange.head
             size = len(head)
             self.node.rx += size
-            # Nothing waits in the transport of a connection that was idle.
+            # Nothing waits in the transport of a connection that is new or was idle (``_park``).
             try:
                 sent = self._sock.send(head)
             except OSError:
@@ -223,8 +223,6 @@ class HttpBack(Back, asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         if exchange is not None and exchange.block.upgrade:
             reusable = False  # a node that was asked for a tunnel may take anything for its bytes
-        if reusable and self.transport.get_write_buffer_size():
-            reusable = False  # the node has not taken all of the request
         if self._pumped is not None:  # the answer came before all of the body was sent
             self._pumped, reusable = None, False
         if self.paused:
@@ -235,13 +233,20 @@ class HttpBack(Back, asyncio.Protocol):
             self.reader = None
             self._park()
         else:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Close; what the node has not taken is sent as long as a request may last."""
+        if self.transport.get_write_buffer_size():
+            self.finish()
+        else:
             self.transport.close()
 
     def _park(self) -> None:
-        """Wait in the pool for the next request."""
+        """Wait in the pool for the next request, if the node has taken all of the last one."""
         gateway, idle = self.gateway, self.node.idle
-        if len(idle) >= gateway.pool_limit:
-            self.transport.close()
+        if len(idle) >= gateway.pool_limit or self.transport.get_write_buffer_size():
+            self._leave()
             return
         self.deadline = gateway.pool_deadline
         if not self.due:
