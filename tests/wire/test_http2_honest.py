@@ -159,6 +159,51 @@ def test_a_tunnel_that_its_node_ends_loses_nothing(kind: str, version: str, late
         sock.close()
 
 
+@pytest.mark.parametrize("end", ["reset", "close"])
+@pytest.mark.parametrize("late", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize("kind", ["http", "uwsgi"])
+def test_a_tunnel_whose_node_is_gone_is_over(kind: str, late: bool, end: str) -> None:
+    """What is kept for the node keeps nothing open."""
+    read, gate = threading.Event(), threading.Event()
+
+    def tunnel(connection: Connection, seen: Seen) -> str:
+        connection.send(SWITCH)
+        if not late:
+            connection.half_close()
+        assert read.wait(20)
+        if late:
+            connection.half_close()
+        assert gate.wait(20)
+        if end == "reset":
+            connection.reset()
+        return "close"
+
+    port = free_port()
+    options = ("--http2-window", "100000000", "--http2-connection-window", "200000000",
+               "--http-websockets", "--http-stats", f"127.0.0.1:{port}")  # fmt: skip
+    with NODES[kind]("tcp") as node, running("--http-to", node.spec, *options) as gateway:
+        node.otherwise = tunnel
+        with at(gateway) as client:
+            client.send(client.headers(1, UPGRADE, end=False))
+            client.wait(lambda frame: client.answers.get(1), "the tunnel")
+            client.send(*[data(1, bytes(16_000), end=False)] * 1500, data(1, b""))
+            client.send(raw(PING, 0, 0, b"are read"))
+            client.assert_pong(b"are read")
+            read.set()
+            if late:
+                client.wait(lambda frame: client.answers[1].ended, "the node's end")
+            assert _streams(port) == 1
+            gate.set()
+            wait_until(lambda: _streams(port) == 0, "the end of the tunnel")
+
+
+def _streams(port: int) -> int:
+    """Open now, as the statistics say."""
+    with socket.create_connection(("127.0.0.1", port), 10) as sock:
+        document = json.loads(b"".join(iter(lambda: sock.recv(65536), b"")))
+    return int(document["http2"]["streams"])
+
+
 @pytest.mark.parametrize("kind", ["http", "uwsgi"])
 def test_a_tunnel_that_its_node_breaks(kind: str) -> None:
     """RFC 8441 §5: a reset is a reset, an end is an end."""

@@ -296,8 +296,7 @@ def gateway_memory(gateway: Gateway) -> int:
 def test_nodes_go_on_when_windows_open(how: str) -> None:
     """Those, too, of which nothing was here while others had filled what may wait."""
     body = bytes(range(256)) * 800
-    # All at once, though the windows of their streams are shut.
-    options = ("--http2-max-queued", "65536", "--http2-node-requests", "0")
+    options = ("--http2-max-queued", "65536")
     with RawHttpNode() as node, running("--http-to", node.spec, *options) as gateway:
         first, others = threading.Event(), threading.Event()
 

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from h2.errors import ErrorCodes
+from hyperframe import frame as frames
 from support.http2_raw import (
     PING,
     WINDOW,
@@ -80,33 +82,80 @@ def test_who_gives_up_much_begins_behind_what_came_with_it(
         assert node.open_connections() >= len(pooled) - 5
 
 
-def test_one_at_a_time_of_those_who_take_nothing() -> None:
-    with RawHttpNode() as node, running("--http-to", node.spec) as gateway:
-        node.otherwise = answer
-        with at(gateway, {WINDOW: 0}) as client:
-            client.send(*(client.headers(stream, fields("GET", "/")) for stream in range(1, 6, 2)))
-            client.wait(lambda frame: client.answers.get(1), "the head of the first")
-            begun(client)
-            assert len(node.seen) == 1
-            client.send(window_update(0, 20 * SIZE))
-            for stream in range(1, 6, 2):
-                client.send(window_update(stream, SIZE))
-            for stream in range(1, 6, 2):
-                client.assert_answered(stream)
-
-
-def test_nothing_is_begun_for_who_can_take_nothing_any_more() -> None:
+@pytest.mark.parametrize("entries", [{WINDOW: 0}, {}], ids=["streams", "connection"])
+def test_nothing_is_begun_for_who_can_take_nothing_any_more(entries: dict[int, int]) -> None:
     """The client has closed its side: no window will open. (Each that ended let another one
     begin.)"""
     with RawHttpNode() as node, running("--http-to", node.spec) as gateway:
         node.otherwise = answer
-        with at(gateway, {WINDOW: 0}) as client:
+        with at(gateway, entries) as client:
             client.send(*(client.headers(2 * n + 1, fields("GET", "/")) for n in range(MANY)))
             client.wait(lambda frame: client.answers.get(1), "the head of the first")
             client.sock.shutdown(socket.SHUT_WR)
             client.rest()
         wait_until(lambda: node.open_connections() == 0, "the nodes are let go")
-        assert len(node.seen) == 1
+        assert len(node.seen) <= (4 if entries else 33)
+
+
+def test_what_was_not_begun_may_be_sent_again() -> None:
+    """What was is answered if that needs no window."""
+    gate = threading.Event()
+    with RawHttpNode() as node, running("--http-to", node.spec) as gateway:
+        node.otherwise = held(gate, response(b"", status=b"204 Gone", length=False))
+        with at(gateway, {WINDOW: 0}) as client:
+            streams = range(1, 21, 2)
+            client.send(*(client.headers(stream, fields("DELETE", "/")) for stream in streams))
+            node.wait_seen(4)
+            client.sock.shutdown(socket.SHUT_WR)
+            client.wait(lambda frame: client.answers.get(19), "the refusal of the last")
+            gate.set()
+            for stream in streams[:4]:
+                assert client.finished(stream).status == 204
+            for stream in streams[4:]:
+                assert client.answers[stream].reset == ErrorCodes.REFUSED_STREAM
+        assert len(node.seen) == 4
+
+
+def test_compressed_responses_count_as_others_do() -> None:
+    """What the client has taken is not what the node has sent."""
+    body = b"".join(b"%d," % number for number in range(1_000_000))
+
+    def compressible(connection: Connection, seen: Seen) -> None:
+        with contextlib.suppress(OSError):
+            connection.send(response(body, b"uWSGI-Encoding: gzip"))
+
+    with RawHttpNode() as node, running("--http-to", node.spec, "--http-auto-gzip") as gateway:
+        node.otherwise = compressible
+        gzip = fields("GET", "/", ("accept-encoding", "gzip"))
+        with at(gateway, {WINDOW: 0}) as client:
+            client.send(*(client.headers(stream, gzip) for stream in range(1, 40, 2)))
+            while len(client.answers) < 4:
+                client.wait(lambda frame: True, "a head")
+            begun(client)
+            assert len(node.seen) == 4
+
+
+def test_who_asks_back_at_each_small_frame_goes_on() -> None:
+    """As clients of gRPC do that measure their line: WINDOW_UPDATE and PING for each message."""
+    enough = threading.Event()
+
+    def messages(connection: Connection, seen: Seen) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while not enough.wait(0.001):
+            connection.send(b"5\r\nhello\r\n")
+        connection.send(b"0\r\n\r\n")
+
+    option = "--http2-max-frames=100"
+    with RawHttpNode() as node, running("--http-to", node.spec, option) as gateway:
+        node.otherwise = messages
+        with at(gateway) as client:
+            client.send(client.headers(1))
+            for _ in range(300):
+                frame = client.wait(lambda frame: isinstance(frame, frames.DataFrame), "a message")
+                begun(client)
+                client.send(window_update(0, len(frame.data)), window_update(1, len(frame.data)))
+            enough.set()
+            client.assert_answered(1)
 
 
 def answer(connection: Connection, seen: Seen) -> None:

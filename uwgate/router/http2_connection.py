@@ -198,8 +198,9 @@ class Http2Connection(Ends, asyncio.Protocol):
         self.eof = True
         for number, stream in list(self.streams.items()):
             # Neither the rest of a request nor a larger window will come.
-            waits = stream.queue or stream.delayed
-            if stream.state == State.OPEN or (waits and self.is_shut(stream)):
+            if stream.delayed and self.is_shut(stream):
+                self.drop_delayed(stream)
+            elif stream.state == State.OPEN or (stream.queue and self.is_shut(stream)):
                 self.give_up(number)
         if self.stage != OPEN or not self.streams:
             return False

@@ -62,10 +62,6 @@ class Ends(Turns):
         """Nobody needs it any more."""
         raise AssertionError
 
-    def reset(self, stream: Http2Stream, code: ErrorCode) -> None:
-        """End a stream before its time."""
-        raise AssertionError
-
     # --- ends -------------------------------------------------------------------------------------
 
     @property

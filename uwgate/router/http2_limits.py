@@ -37,8 +37,9 @@ class Limits:
 
     def __init__(self, clock: Clock, settings: Http2Settings) -> None:
         self._clock = clock
-        self._credit = self._most = settings.max_frames
-        self._resets = self._most_resets = settings.max_resets
+        self._most, self._most_resets = settings.max_frames, settings.max_resets
+        self._credit: float = self._most
+        self._resets: float = self._most_resets
         self._since = clock.now
 
     def earn(self, frames: int = 1) -> None:
@@ -72,13 +73,12 @@ class Limits:
         """Whether so many streams were given up lately that the next ones may be, too."""
         if self._resets >= self._most_resets - _CALM:
             return False
-        if self._clock.now - self._since >= 1.0:  # for less there is a fraction, which is lost
-            self._refill()
+        self._refill()
         return self._resets < self._most_resets - _CALM
 
     def _refill(self) -> None:
         now = self._clock.now
         seconds, self._since = now - self._since, now
         most, resets = self._most, self._most_resets
-        self._credit = min(self._credit + int(seconds * most / _FRAMES_AGAIN), most)
-        self._resets = min(self._resets + int(seconds * resets / _RESETS_AGAIN), resets)
+        self._credit = min(self._credit + seconds * most / _FRAMES_AGAIN, most)
+        self._resets = min(self._resets + seconds * resets / _RESETS_AGAIN, resets)

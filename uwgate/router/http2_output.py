@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MOST_FRAME = 32768
 _TURN = 262144  # bytes of bodies a turn of the loop
-_WORTH = 256  # bytes: who takes less at a time has no credit for it
+_WORTH = 256  # bytes: who takes less of what there is has no credit for it
 
 
 class Output(KnownClient):
@@ -253,7 +253,7 @@ class Output(KnownClient):
         if self.eof and queue and self.is_shut(stream):
             self.gateway.loop.call_soon(self.give_up, stream.id)
         if sent:
-            if sent >= _WORTH:
+            if sent >= _WORTH or not queue:
                 self.limits.earn(frames)
             self.less(sent)
             stream.sent_some(sent)

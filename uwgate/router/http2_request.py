@@ -35,14 +35,15 @@ _PIECE = 65536  # bytes
 class RequestSide:
     """``state``: see ``http2_streams``. ``queue``: pieces of the response's body that wait for the
     client, ``queued``: their bytes; ``ended``: nothing comes behind them but ``trailer``;
-    ``end_sent``: END_STREAM is on its way, once; ``delayed``: the request waits for others."""
+    ``end_sent``: END_STREAM is on its way, once; ``delayed``: the request waits for others;
+    ``taken``: the client has taken some of the queue."""
 
     __slots__ = (
         "block", "blocked", "body_bytes", "body_since", "client", "client_port",
         "connection", "deadline", "delayed", "due", "end_sent", "ended", "exchange", "fields",
         "gzip", "head_bytes", "held", "http_tail", "id", "left", "line", "lingering", "paused",
         "persist", "priority", "queue", "queued", "received", "request", "scheme",
-        "sent_bytes", "silent", "state", "status", "tls_lines", "trailer",
+        "sent_bytes", "silent", "state", "status", "taken", "tls_lines", "trailer",
         "trailer_of_request", "uwsgi_constants", "waited", "websocket", "windows",
     )  # fmt: skip
 
@@ -82,6 +83,7 @@ class RequestSide:
         self.persist = True
         self.ended = self.end_sent = self.lingering = self.silent = False
         self.paused = self.blocked = self.delayed = self.waited = self.websocket = False
+        self.taken = False
         self.status = self.fields = self.head_bytes = self.sent_bytes = 0
 
     def is_long(self) -> bool:

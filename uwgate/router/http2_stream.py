@@ -54,6 +54,7 @@ class Http2Stream(RequestSide):
     def sent_some(self, size: int) -> None:
         """Bytes of the queue have been sent: the node may go on."""
         self.queued -= size
+        self.taken = True
         connection = self.connection
         self.deadline = connection.gateway.request_deadline
         if self.blocked and (

@@ -23,8 +23,7 @@ TURN = 0.002
 
 _ALL = 1 << 30
 _FREE = (IDLE, TUNNEL)
-_UNTAKEN = 8  # requests: one of whose response the client has never taken anything, nor can now
-_SHUT = 1 << 16  # requests: the same, as the client wants it; no other is begun beside it
+_UNTAKEN = 8  # requests: one of whose response the client has never taken anything, nor can
 
 
 class Turns(Output):
@@ -48,6 +47,10 @@ class Turns(Output):
 
     def read_on(self) -> None:
         """The next part of what came."""
+        raise AssertionError
+
+    def reset(self, stream: Http2Stream, code: ErrorCode) -> None:
+        """End a stream before its time."""
         raise AssertionError
 
     def count_delayed(self) -> None:
@@ -104,10 +107,7 @@ class Turns(Output):
             if phase in _FREE or stream.delayed:
                 continue
             if shut or stream.windows.send <= 0:
-                if stream.sent_bytes > stream.queued:
-                    count += 1
-                else:  # the window of a stream is shut from the start if the client wants that
-                    count += _UNTAKEN if stream.windows.send > 0 else _SHUT
+                count += 1 if stream.taken else _UNTAKEN
             elif phase < RELAYING:
                 count += 1
         return count
@@ -136,8 +136,17 @@ class Turns(Output):
         else:
             waiting.sort(key=urgency)
         for stream in waiting[:free]:
-            if stream.delayed:  # the start of another may have been the end of this one
+            if not stream.delayed:  # the start of another was the end of this one
+                continue
+            if self.eof and self.is_shut(stream):
+                self.drop_delayed(stream)
+            else:
                 stream.start_delayed()
+
+    def drop_delayed(self, stream: Http2Stream) -> None:
+        """No window will open for a response: it was never begun, and may be sent again."""
+        stream.lost()
+        self.reset(stream, ErrorCode.REFUSED_STREAM)
 
     # --- nodes ------------------------------------------------------------------------------------
 

@@ -149,6 +149,8 @@ class HttpBack(Back, asyncio.Protocol):
         if self.state == RAW and self.exchange is not None:
             self.exchange.front.tunnel_eof()
             return True
+        if self.exchange is None and self in self.node.idle:
+            self.node.idle.remove(self)  # what is sent from here on is lost, or served twice
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:

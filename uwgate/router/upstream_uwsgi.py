@@ -321,13 +321,27 @@ class UwsgiBack(Back):
         if data:
             self.node.tx += len(data)
             self.receive(data)
-        elif self.state == RAW and self.exchange is not None:
+        elif self.state == RAW and self.exchange is not None and not self._ended:
             self._ended = True
             self._set_events(self._events & ~READ)
             self.exchange.front.tunnel_eof()
         else:
             self._close_socket()
             self.ended(reset=False)
+
+    def _rescue(self) -> None:
+        """The node takes nothing any more in a tunnel: what it has said, and the end."""
+        while self.exchange is not None and not self._ended:
+            try:
+                data = self.sock.recv(_NEXT_READ)
+            except OSError:
+                break
+            if not data:
+                break
+            self.node.tx += len(data)
+            self.receive(data)
+        self._close_socket()
+        self.ended(reset=True)
 
     def _flush(self) -> None:
         """Send what is waiting, then more of a spooled body."""
@@ -340,7 +354,10 @@ class UwsgiBack(Back):
                 except OSError:
                     # The node may have answered before it stopped reading: let the reader find out.
                     self._unsent = b""
-                    self._set_events(READ)
+                    if self.state == RAW:
+                        self._rescue()
+                    else:
+                        self._set_events(READ)
                     return
                 self.node.rx += sent
                 self._unsent = self._unsent[sent:]
