@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -21,6 +23,7 @@ UPGRADE = [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http
            ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==")]  # fmt: skip
 SWITCH = b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 LARGE = 2**31 - 1
+WEBSOCKETS = "--http-websockets"
 
 
 def over(client: RawHttp2, stream: int) -> None:
@@ -202,6 +205,60 @@ def _streams(port: int) -> int:
     with socket.create_connection(("127.0.0.1", port), 10) as sock:
         document = json.loads(b"".join(iter(lambda: sock.recv(65536), b"")))
     return int(document["http2"]["streams"])
+
+
+@pytest.mark.parametrize("where", ["unix", "tcp"])
+@pytest.mark.parametrize("kind", ["http", "uwsgi"])
+def test_what_a_node_says_with_101_before_its_end_arrives(kind: str, where: str) -> None:
+    """Though nothing can be written to it any more by then."""
+    gate, sent = threading.Event(), threading.Event()
+
+    def tunnel(connection: Connection, seen: Seen) -> str:
+        assert gate.wait(10)
+        connection.send(SWITCH + b"hello")
+        connection.take_to_end() if where == "tcp" else connection.shut()
+        sent.set()
+        return "close"
+
+    with NODES[kind](where) as node, running("--http-to", node.spec, WEBSOCKETS) as gateway:
+        node.otherwise = tunnel
+        worker = worker_of(gateway)
+        with at(gateway) as client:
+            client.send(client.headers(1, UPGRADE, end=False), data(1, b"early", end=False))
+            node.wait_seen()
+            os.kill(worker, signal.SIGSTOP)
+            gate.set()
+            if where == "unix":
+                assert sent.wait(10)
+            os.kill(worker, signal.SIGCONT)
+            client.wait(lambda frame: client.answers[1].size == 5, "what it said")
+            client.send(data(1, b""))
+            over(client, 1)
+
+
+def test_a_node_that_does_not_read_goes_on_in_a_tunnel() -> None:
+    """What the client says is lost, by its own will: not what it says itself."""
+    heard = threading.Event()
+
+    def tunnel(connection: Connection, seen: Seen) -> str:
+        connection.sock.shutdown(socket.SHUT_RD)
+        connection.send(SWITCH)
+        assert heard.wait(10)
+        for number in range(10):
+            connection.send(b"event %d" % number)
+            time.sleep(0.01)
+        return "close"
+
+    with RawUwsgiNode("unix") as node, running("--http-to", node.spec, WEBSOCKETS) as gateway:
+        node.otherwise = tunnel
+        with at(gateway) as client:
+            client.send(client.headers(1, UPGRADE, end=False))
+            client.wait(lambda frame: client.answers.get(1), "the tunnel")
+            client.send(data(1, b"x", end=False), raw(PING, 0, 0, b"are read"))
+            client.assert_pong(b"are read")
+            heard.set()
+            over(client, 1)
+            assert client.answers[1].size == 70
 
 
 @pytest.mark.parametrize("kind", ["http", "uwsgi"])

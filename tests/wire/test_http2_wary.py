@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 
 import pytest
 from h2.errors import ErrorCodes
@@ -15,14 +18,16 @@ from support.http2_raw import (
     WINDOW,
     RawHttp2,
     at,
+    data,
     fields,
     raw,
     rst_stream,
     window_update,
 )
 from support.nodes import Connection, RawHttpNode, Seen, held, response
+from support.served import worker_of
 from support.uwgate import running
-from support.waiting import wait_until
+from support.waiting import DEADLINE, wait_until
 
 CALM = 8  # streams that may be given up before the connection is looked at with other eyes
 MANY = 100
@@ -46,6 +51,20 @@ def _headers(client: RawHttp2, stream: int, path: str, *, end: bool) -> bytes:
 def count(node: RawHttpNode, path: bytes) -> int:
     """Requests for that path at the node."""
     return sum(seen.target == path for seen in node.seen)
+
+
+def heads(client: RawHttp2, streams: Iterable[int]) -> None:
+    """Their responses have begun."""
+    limit = time.monotonic() + DEADLINE
+    while not all(client.answer(stream).fields for stream in streams):
+        assert client.receive(limit) is not None, client.story()
+
+
+def to_the_end(client: RawHttp2) -> None:
+    """Frames until the connection is closed."""
+    limit = time.monotonic() + DEADLINE
+    while client.receive(limit) is not None:
+        pass
 
 
 def begun(client: RawHttp2) -> None:
@@ -82,6 +101,26 @@ def test_who_gives_up_much_begins_behind_what_came_with_it(
         assert node.open_connections() >= len(pooled) - 5
 
 
+@pytest.mark.parametrize("wary", [False, True])
+def test_four_at_a_time_of_those_that_cannot_be_taken(wary: bool) -> None:
+    """Those that were begun and given up make room for as many, not for all."""
+    with RawHttpNode() as node, running("--http-to", node.spec) as gateway:
+        node.otherwise = answer
+        with at(gateway, {WINDOW: 0}) as client:
+            streams = iter(range(1, 1000, 2))
+            for _ in range(CALM + 1 if wary else 0):
+                client.send(given_up(client, next(streams), "/first"))
+            begun(client)
+            late = [next(streams) for _ in range(MANY // 2)]
+            client.send(*(client.headers(stream, fields("GET", "/late")) for stream in late))
+            for number in range(4, 13, 4):
+                wait_until(lambda: count(node, b"/late") == number, "four")  # noqa: B023
+                heads(client, late[:number])
+                begun(client)
+                assert count(node, b"/late") == number
+                client.send(*(rst_stream(each) for each in late[number - 4 : number]))
+
+
 @pytest.mark.parametrize("entries", [{WINDOW: 0}, {}], ids=["streams", "connection"])
 def test_nothing_is_begun_for_who_can_take_nothing_any_more(entries: dict[int, int]) -> None:
     """The client has closed its side: no window will open. (Each that ended let another one
@@ -116,6 +155,42 @@ def test_what_was_not_begun_may_be_sent_again() -> None:
         assert len(node.seen) == 4
 
 
+def test_they_are_refused_beside_those_that_cannot_go_on() -> None:
+    """Nothing of the connection is left then but to say so."""
+    with RawHttpNode() as node, running("--http-to", node.spec) as gateway:
+        node.otherwise = answer
+        with at(gateway, {WINDOW: 0}) as client:
+            streams = range(1, 21, 2)
+            client.send(*(client.headers(stream, fields("DELETE", "/")) for stream in streams))
+            heads(client, streams[:4])
+            client.sock.shutdown(socket.SHUT_WR)
+            to_the_end(client)
+            for stream in streams[4:]:
+                assert client.answers[stream].reset == ErrorCodes.REFUSED_STREAM
+
+
+def test_a_response_in_the_turn_of_the_end_of_its_client() -> None:
+    gate, sent = threading.Event(), threading.Event()
+
+    def late(connection: Connection, seen: Seen) -> None:
+        assert gate.wait(10)
+        connection.send(response(b"hello", b"Date: Sat, 28 Nov 2026 00:00:00 GMT"))
+        sent.set()
+
+    with RawHttpNode() as node, running("--http-to", node.spec) as gateway:
+        worker = worker_of(gateway)
+        node.otherwise = late
+        with at(gateway) as client:
+            client.send(client.headers(1))
+            node.wait_seen()
+            os.kill(worker, signal.SIGSTOP)
+            gate.set()
+            assert sent.wait(10)
+            client.sock.shutdown(socket.SHUT_WR)
+            os.kill(worker, signal.SIGCONT)
+            assert client.finished(1).status == 200
+
+
 def test_compressed_responses_count_as_others_do() -> None:
     """What the client has taken is not what the node has sent."""
     body = b"".join(b"%d," % number for number in range(1_000_000))
@@ -129,10 +204,24 @@ def test_compressed_responses_count_as_others_do() -> None:
         gzip = fields("GET", "/", ("accept-encoding", "gzip"))
         with at(gateway, {WINDOW: 0}) as client:
             client.send(*(client.headers(stream, gzip) for stream in range(1, 40, 2)))
-            while len(client.answers) < 4:
-                client.wait(lambda frame: True, "a head")
+            heads(client, range(1, 8, 2))
             begun(client)
             assert len(node.seen) == 4
+
+
+def test_who_asks_back_at_each_small_answer_goes_on() -> None:
+    """The same for calls, whose one message comes with the trailers."""
+    lines = b"Transfer-Encoding: chunked\r\nTrailer: grpc-status"
+    call = b"HTTP/1.1 200 OK\r\n%b\r\n\r\n5\r\nhello\r\n0\r\ngrpc-status: 0\r\n\r\n" % lines
+    option = "--http2-max-frames=100"
+    with RawHttpNode() as node, running("--http-to", node.spec, option) as gateway:
+        node.otherwise = call
+        with at(gateway) as client:
+            for stream in range(1, 300, 2):
+                client.send(client.headers(stream, fields("POST", "/"), end=False), data(stream))
+                client.finished(stream)
+                client.send(window_update(0, 5))
+                begun(client)
 
 
 def test_who_asks_back_at_each_small_frame_goes_on() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 import socket
 import threading
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.client import Client
 from support.nodes import Connection, RawHttpNode, Seen, closing, held, response
+from support.served import worker_of
 from support.uwgate import StartGateway
 from support.waiting import free_port, wait_until
 
@@ -311,3 +314,26 @@ def _sent(port: int) -> list[int]:
         text = client.read_to_end()
     found = re.findall(rb"\nuwgate_upstream_(?:connects|reuses)_total[^\n]* (\d+)", text)
     return [int(each) for each in found] or [0]
+
+
+@pytest.mark.parametrize("method", [b"GET", b"DELETE"])
+def test_a_node_that_speaks_unasked_serves_no_request_twice(
+    start_gateway: StartGateway, method: bytes
+) -> None:
+    """Its connection was idle, and is given up in the turn in which a request comes."""
+    said = b"HTTP/1.1 408 Timeout\r\nContent-Length: 0\r\n\r\n"
+    with RawHttpNode() as node:
+        gateway = start_gateway("--http-to", node.spec)
+        worker = worker_of(gateway)
+        with gateway.connect() as client:
+            for number in range(8):
+                node.reset()
+                assert client.ask(method + GET[3:] % number, method).status == 200
+                idle = node.connections[-1]
+                os.kill(worker, signal.SIGSTOP)
+                idle.send(said)
+                client.send(method + GET[3:] % (100 + number))
+                os.kill(worker, signal.SIGCONT)
+                client.read_response(method)  # if it comes first, that answer is its own
+                wait_until(lambda: node.open_connections() <= 1, "the other one is gone")
+                assert [seen.target for seen in node.seen].count(b"/%d" % (100 + number)) <= 1

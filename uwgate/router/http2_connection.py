@@ -203,6 +203,7 @@ class Http2Connection(Ends, asyncio.Protocol):
             elif stream.state == State.OPEN or (stream.queue and self.is_shut(stream)):
                 self.give_up(number)
         if self.stage != OPEN or not self.streams:
+            self.flush()  # what has just been said: the connection is closed behind it
             return False
         self.drain()
         if not self.blocked:  # else it has its time to take what is there

@@ -45,7 +45,7 @@ class Limits:
     def earn(self, frames: int = 1) -> None:
         """So many frames of a response were sent."""
         if self._credit < self._most:
-            self._credit += frames * _EARNED
+            self._credit = min(self._credit + frames * _EARNED, self._most)
 
     def spend(self, frames: int = 1) -> None:
         """Frames that are no requests, or work that is worth as many."""

@@ -246,6 +246,7 @@ class Output(KnownClient):
                 out.append(self.trailer_frames(stream))
             else:
                 out.append(self.data_head(stream.id, 0, end=True))
+            self.limits.earn(frames + 1)
             self._finish(stream, sent)
             return sent
         if not queue or own.send <= 0:

@@ -135,13 +135,19 @@ class Turns(Output):
             free = 1
         else:
             waiting.sort(key=urgency)
-        for stream in waiting[:free]:
+        for stream in waiting:
+            if free <= 0:
+                break
             if not stream.delayed:  # the start of another was the end of this one
                 continue
-            if self.eof and self.is_shut(stream):
+            if not self.is_shut(stream):
+                free -= 1
+            elif self.eof:
                 self.drop_delayed(stream)
+                continue
             else:
-                stream.start_delayed()
+                free -= _UNTAKEN
+            stream.start_delayed()
 
     def drop_delayed(self, stream: Http2Stream) -> None:
         """No window will open for a response: it was never begun, and may be sent again."""

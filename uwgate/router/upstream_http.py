@@ -149,8 +149,8 @@ class HttpBack(Back, asyncio.Protocol):
         if self.state == RAW and self.exchange is not None:
             self.exchange.front.tunnel_eof()
             return True
-        if self.exchange is None and self in self.node.idle:
-            self.node.idle.remove(self)  # what is sent from here on is lost, or served twice
+        if self.exchange is None:
+            self._unlist()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -161,8 +161,8 @@ class HttpBack(Back, asyncio.Protocol):
             self._rescue()
         if self.exchange is not None:
             self.ended(exc is not None)
-        elif self in self.node.idle:
-            self.node.idle.remove(self)
+        else:
+            self._unlist()
 
     def _rescue(self) -> None:
         """Read what the node said before it broke the connection: a node that refuses a body
@@ -175,6 +175,10 @@ class HttpBack(Back, asyncio.Protocol):
             if not data:
                 break
             self.data_received(data)
+        self._unlist()
+
+    def _unlist(self) -> None:
+        """Not for the next request: what would be sent is lost, or served twice."""
         if self in self.node.idle:
             self.node.idle.remove(self)
 
@@ -197,6 +201,8 @@ class HttpBack(Back, asyncio.Protocol):
             self.transport.write(data)
 
     def abort(self) -> None:
+        if self.exchange is None:
+            self._unlist()
         self.exchange = self._pumped = None
         self.deadline = 0.0
         self.transport.abort()

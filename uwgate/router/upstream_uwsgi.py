@@ -60,8 +60,8 @@ class UwsgiBack(Back):
     """The connection of one request to one uwsgi node."""
 
     __slots__ = (
-        "_addresses", "_ended", "_eof_wanted", "_events", "_held", "_unsent", "deadline", "due",
-        "fd", "sock",
+        "_addresses", "_broken", "_ended", "_eof_wanted", "_events", "_held", "_unsent", "deadline",
+        "due", "fd", "sock",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, node: Node) -> None:
@@ -70,6 +70,7 @@ class UwsgiBack(Back):
         self._events = 0
         self._unsent = b""
         self._eof_wanted = self._ended = False
+        self._broken = 0  # why nothing can be written in a tunnel any more
         self._held = False  # the front was asked to pause
         self.deadline = 0.0  # of one that closes when all is sent
         self.due = 0
@@ -321,27 +322,13 @@ class UwsgiBack(Back):
         if data:
             self.node.tx += len(data)
             self.receive(data)
-        elif self.state == RAW and self.exchange is not None and not self._ended:
+        elif self.state == RAW and self.exchange is not None and not (self._ended or self._broken):
             self._ended = True
             self._set_events(self._events & ~READ)
             self.exchange.front.tunnel_eof()
         else:
             self._close_socket()
-            self.ended(reset=False)
-
-    def _rescue(self) -> None:
-        """The node takes nothing any more in a tunnel: what it has said, and the end."""
-        while self.exchange is not None and not self._ended:
-            try:
-                data = self.sock.recv(_NEXT_READ)
-            except OSError:
-                break
-            if not data:
-                break
-            self.node.tx += len(data)
-            self.receive(data)
-        self._close_socket()
-        self.ended(reset=True)
+            self.ended(reset=self._broken == errno.ECONNRESET)
 
     def _flush(self) -> None:
         """Send what is waiting, then more of a spooled body."""
@@ -351,13 +338,8 @@ class UwsgiBack(Back):
                     sent = self.sock.send(self._unsent)
                 except BlockingIOError:
                     break
-                except OSError:
-                    # The node may have answered before it stopped reading: let the reader find out.
-                    self._unsent = b""
-                    if self.state == RAW:
-                        self._rescue()
-                    else:
-                        self._set_events(READ)
+                except OSError as error:
+                    self._write_failed(error)
                     return
                 self.node.rx += sent
                 self._unsent = self._unsent[sent:]
@@ -382,6 +364,18 @@ class UwsgiBack(Back):
             self._close_socket()
         elif self._eof_wanted:
             self._shutdown()
+
+    def _write_failed(self, error: OSError) -> None:
+        """The node may have answered before it stopped reading: let the reader find out."""
+        self._unsent = b""
+        if self.state != RAW:
+            self._set_events(READ)
+        elif self._ended or self.exchange is None:
+            self._close_socket()
+            self.ended(reset=True)
+        else:  # in a tunnel, the end of what it says is that of both sides
+            self._broken = error.errno or errno.EPIPE
+            self._set_events(0 if self.paused else READ)
 
     def _set_events(self, events: int) -> None:
         before, self._events = self._events, events
