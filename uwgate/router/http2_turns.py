@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 TURN = 0.002
 """Seconds that what a connection has sent may take in one turn of the loop."""
 
+WARY_TURN = 0.0005
+"""The same of a client that gives much up."""
+
 _ALL = 1 << 30
 _FREE = (IDLE, TUNNEL)
 _UNTAKEN = 8  # requests: one of whose response the client has never taken anything, nor can
