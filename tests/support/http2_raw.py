@@ -200,6 +200,12 @@ class RawHttp2:
             self._more(limit)
         return self._buffer
 
+    def to_the_end(self) -> None:
+        """Take frames until the connection ends."""
+        limit = time.monotonic() + 2 * DEADLINE
+        while self.receive(limit) is not None:
+            pass
+
     def story(self) -> str:
         """The frames that have come, for messages."""
         return f"came: {self.seen}"
@@ -253,6 +259,11 @@ class RawHttp2:
         payload = b"alive%03d" % next(self._pings)
         self.send(raw(PING, 0, 0, payload))
         self.assert_pong(payload)
+
+    def assert_read(self) -> None:
+        """What was sent has been read."""
+        self.send(raw(PING, 0, 0, b"are read"))
+        self.assert_pong(b"are read")
 
     def assert_pong(self, payload: bytes) -> None:
         """The answer to a PING comes."""

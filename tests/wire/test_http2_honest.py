@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from h2.errors import ErrorCodes
-from support.http2_raw import PING, WINDOW, RawHttp2, at, data, fields, raw, window_update
+from support.http2_raw import WINDOW, RawHttp2, at, data, fields, raw, window_update
 from support.nodes import NODES, Connection, RawHttpNode, RawUwsgiNode, Seen, held, response
 from support.served import memory, worker_of
 from support.uwgate import running
@@ -34,6 +34,14 @@ def over(client: RawHttp2, stream: int) -> None:
         return answer is not None and (answer.ended or answer.reset is not None)
 
     client.wait(is_over, "its end")
+
+
+def statistics(port: int) -> dict[str, int]:
+    """What the statistics say of HTTP/2."""
+    with socket.create_connection(("127.0.0.1", port), 10) as sock:
+        text = b"".join(iter(lambda: sock.recv(65536), b""))
+    found: dict[str, int] = json.loads(text)["http2"]
+    return found
 
 
 # --- ends -------------------------------------------------------------------------------------
@@ -67,12 +75,6 @@ def test_the_end_of_a_connection_that_nobody_reads(tmp_path: Path) -> None:
     options = ("--http-timeout", "1", "--http-keepalive=1", "--http-headers-timeout", "1",
                "--http-stats", f"127.0.0.1:{port}")  # fmt: skip
 
-    def connections() -> int:
-        with socket.create_connection(("127.0.0.1", port), 10) as sock:
-            text = b"".join(iter(lambda: sock.recv(65536), b""))
-        count: int = json.loads(text)["http2"]["connections"]
-        return count
-
     with (
         RawHttpNode() as node,
         running("--http-to", node.spec, *options, listen=where) as gateway,
@@ -86,7 +88,7 @@ def test_the_end_of_a_connection_that_nobody_reads(tmp_path: Path) -> None:
             clients.append(client)
         for client in clients:
             client.sock.shutdown(socket.SHUT_WR)
-        wait_until(lambda: connections() == 0, "the connections to end", 20)
+        wait_until(lambda: statistics(port)["connections"] == 0, "the connections to end", 20)
         for client in clients:
             client.sock.close()
 
@@ -143,8 +145,8 @@ def test_a_tunnel_that_its_node_ends_loses_nothing(kind: str, version: str, late
             client.send(client.headers(1, UPGRADE, end=False))
             client.wait(lambda frame: client.answers.get(1), "the tunnel")
             pieces = [data(1, bytes(16_000), end=False)] * (size // 16_000)
-            client.send(*pieces, data(1, bytes(size % 16_000)), raw(PING, 0, 0, b"are read"))
-            client.assert_pong(b"are read")
+            client.send(*pieces, data(1, bytes(size % 16_000)))
+            client.assert_read()
             sock = client.sock
         else:
             sock = socket.create_connection(gateway.address, 10)  # type: ignore[arg-type]
@@ -190,21 +192,13 @@ def test_a_tunnel_whose_node_is_gone_is_over(kind: str, late: bool, end: str) ->
             client.send(client.headers(1, UPGRADE, end=False))
             client.wait(lambda frame: client.answers.get(1), "the tunnel")
             client.send(*[data(1, bytes(16_000), end=False)] * 1500, data(1, b""))
-            client.send(raw(PING, 0, 0, b"are read"))
-            client.assert_pong(b"are read")
+            client.assert_read()
             read.set()
             if late:
                 client.wait(lambda frame: client.answers[1].ended, "the node's end")
-            assert _streams(port) == 1
+            assert statistics(port)["streams"] == 1
             gate.set()
-            wait_until(lambda: _streams(port) == 0, "the end of the tunnel")
-
-
-def _streams(port: int) -> int:
-    """Open now, as the statistics say."""
-    with socket.create_connection(("127.0.0.1", port), 10) as sock:
-        document = json.loads(b"".join(iter(lambda: sock.recv(65536), b"")))
-    return int(document["http2"]["streams"])
+            wait_until(lambda: statistics(port)["streams"] == 0, "the end of the tunnel")
 
 
 @pytest.mark.parametrize("where", ["unix", "tcp"])
@@ -254,8 +248,8 @@ def test_a_node_that_does_not_read_goes_on_in_a_tunnel() -> None:
         with at(gateway) as client:
             client.send(client.headers(1, UPGRADE, end=False))
             client.wait(lambda frame: client.answers.get(1), "the tunnel")
-            client.send(data(1, b"x", end=False), raw(PING, 0, 0, b"are read"))
-            client.assert_pong(b"are read")
+            client.send(data(1, b"x", end=False))
+            client.assert_read()
             heard.set()
             over(client, 1)
             assert client.answers[1].size == 70

@@ -32,13 +32,6 @@ def statistics(port: int) -> dict[str, dict[str, int]]:
     return found
 
 
-def to_the_end(client: RawHttp2) -> None:
-    """Take frames until the connection ends."""
-    limit = time.monotonic() + 2 * DEADLINE
-    while client.receive(limit) is not None:
-        pass
-
-
 def goaways(client: RawHttp2) -> list[tuple[int, int]]:
     """(last stream, code) of those that have come."""
     return [
@@ -63,7 +56,7 @@ def test_windows_that_stay_shut_keep_no_connection() -> None:
         late.send(late.headers(1))
         for client, status in ((refused, 400), (answered, 200), (late, 504)):
             with client:
-                to_the_end(client)
+                client.to_the_end()
                 assert client.answer(1).status == status
                 assert client.answer(1).reset == ErrorCodes.CANCEL, client.story()
                 assert goaways(client)[-1] == (1, ErrorCodes.NO_ERROR)
@@ -157,11 +150,11 @@ def test_a_preface_that_is_complete_when_the_gateway_drains(busy: bool) -> None:
                 while frame is not None and not client.answer(stream).ended:
                     frame = client.receive(time.monotonic() + DEADLINE)
                 stream += 2
-            to_the_end(client)
+            client.to_the_end()
             assert time.monotonic() - began < 6
             gate.set()
             witness.finished(3)
-            to_the_end(witness)
+            witness.to_the_end()
         assert gateway.process.wait(DEADLINE) == 0
 
 
@@ -230,7 +223,7 @@ def test_who_sends_no_more_still_gets_answers(size: int) -> None:
         client.sock.shutdown(socket.SHUT_WR)
         client.wait(lambda frame: isinstance(frame, frames.GoAwayFrame), "GOAWAY")
         gate.set()
-        to_the_end(client)
+        client.to_the_end()
         for stream in (1, 3):
             answer = client.answer(stream)
             assert (answer.status, answer.size, answer.ended) == (200, size, True), stream

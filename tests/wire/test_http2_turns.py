@@ -49,12 +49,6 @@ def asked(node: RawHttpNode) -> list[bytes]:
     return [seen.target for seen in node.seen]
 
 
-def begun(client: RawHttp2) -> None:
-    """What was sent has been read."""
-    client.send(raw(PING, 0, 0, b"are read"))
-    client.assert_pong(b"are read")
-
-
 # --- requests ---------------------------------------------------------------------------------
 
 
@@ -83,7 +77,7 @@ def test_the_most_urgent_is_next() -> None:
             wanted = fields("GET", f"/{number}", ("priority", f"u={urgency}"))
             client.send(client.headers(2 * number + 1, wanted))
         node.wait_seen()
-        begun(client)
+        client.assert_read()
         gate.set()
         for stream in range(1, 12, 2):
             client.assert_answered(stream)
@@ -106,7 +100,7 @@ def test_bodies_and_trailers_of_those_that_wait() -> None:
             client.headers(7, [("x", "y")]),
             client.headers(9, fields("POST", "/empty", ("content-length", "0"))),
         )
-        begun(client)
+        client.assert_read()
         assert len(node.seen) == 2
         gate.set()
         for stream in (5, 7, 9):
@@ -141,7 +135,7 @@ def test_those_that_are_given_up_never_begin() -> None:
         client.send(*(client.headers(2 * n + 1, path) for n, path in enumerate(paths)))
         node.wait_seen(2)
         client.send(rst_stream(5), rst_stream(9))
-        begun(client)
+        client.assert_read()
         gate.set()
         for stream in (1, 3, 7, 11):
             client.assert_answered(stream)
@@ -282,7 +276,7 @@ def test_what_nobody_takes_is_not_read() -> None:
             client.send(*(client.headers(stream) for stream in range(1, 81, 2)))
             wait_until(lambda: len(sent) >= 40, "the nodes to be stuck", 20)
             assert gateway_memory(gateway) < 40_000_000
-            begun(client)
+            client.assert_read()
 
 
 def gateway_memory(gateway: Gateway) -> int:
@@ -312,7 +306,7 @@ def test_nodes_go_on_when_windows_open(how: str) -> None:
             first.set()
             client.wait(lambda frame: client.answers.get(1), "the head of the first")
             others.set()
-            begun(client)
+            client.assert_read()
             if how == "settings":
                 client.send(settings((WINDOW, 10**6)))
             elif how == "stream":
@@ -336,7 +330,7 @@ def test_a_tunnel_that_waits_sends_nothing_before_it_is_one() -> None:
         node.wait_seen()
         smuggled = b"GET /smuggled HTTP/1.1\r\nHost: internal\r\n\r\n"
         client.send(client.headers(3, UPGRADE, end=False), data(3, smuggled, end=False))
-        begun(client)
+        client.assert_read()
         gate.set()
         client.wait(lambda frame: client.answers.get(3), "the refusal")
         assert client.answers[3].status == 403
@@ -362,7 +356,7 @@ def test_a_tunnel_that_waits_has_its_bytes() -> None:
         client.send(client.headers(1))
         node.wait_seen()
         client.send(client.headers(3, UPGRADE, end=False), data(3, b"abc", end=False))
-        begun(client)
+        client.assert_read()
         client.send(data(3, b"def", end=False))
         gate.set()
         wait_until(lambda: got, "the bytes of the tunnel")
@@ -396,7 +390,7 @@ def test_many_small_pieces_that_wait_cost_little() -> None:
         before = processor(worker_of(gateway))
         client.send(client.headers(3, fields("POST", "/small"), end=False))
         client.send(*[data(3, b"x", end=False)] * 60_000)
-        begun(client)
+        client.assert_read()
         gate.set()
         client.send(data(3, b""))
         client.assert_answered(3)

@@ -14,13 +14,11 @@ import pytest
 from h2.errors import ErrorCodes
 from hyperframe import frame as frames
 from support.http2_raw import (
-    PING,
     WINDOW,
     RawHttp2,
     at,
     data,
     fields,
-    raw,
     rst_stream,
     window_update,
 )
@@ -60,19 +58,6 @@ def heads(client: RawHttp2, streams: Iterable[int]) -> None:
         assert client.receive(limit) is not None, client.story()
 
 
-def to_the_end(client: RawHttp2) -> None:
-    """Frames until the connection is closed."""
-    limit = time.monotonic() + DEADLINE
-    while client.receive(limit) is not None:
-        pass
-
-
-def begun(client: RawHttp2) -> None:
-    """What was sent has been read."""
-    client.send(raw(PING, 0, 0, b"are read"))
-    client.assert_pong(b"are read")
-
-
 @pytest.mark.parametrize("pair", [given_up, made_to])
 def test_who_gives_up_much_begins_behind_what_came_with_it(
     pair: Callable[[RawHttp2, int, str], bytes],
@@ -81,7 +66,7 @@ def test_who_gives_up_much_begins_behind_what_came_with_it(
         streams = iter(range(1, 1000, 2))
         for _ in range(CALM + 1):
             client.send(pair(client, next(streams), "/first"))
-        begun(client)
+        client.assert_read()
         gate = threading.Event()
         node.otherwise = held(gate, response())
         pooled = [next(streams) for _ in range(20)]
@@ -110,13 +95,13 @@ def test_four_at_a_time_of_those_that_cannot_be_taken(wary: bool) -> None:
             streams = iter(range(1, 1000, 2))
             for _ in range(CALM + 1 if wary else 0):
                 client.send(given_up(client, next(streams), "/first"))
-            begun(client)
+            client.assert_read()
             late = [next(streams) for _ in range(MANY // 2)]
             client.send(*(client.headers(stream, fields("GET", "/late")) for stream in late))
             for number in range(4, 13, 4):
                 wait_until(lambda: count(node, b"/late") == number, "four")  # noqa: B023
                 heads(client, late[:number])
-                begun(client)
+                client.assert_read()
                 assert count(node, b"/late") == number
                 client.send(*(rst_stream(each) for each in late[number - 4 : number]))
 
@@ -164,7 +149,7 @@ def test_they_are_refused_beside_those_that_cannot_go_on() -> None:
             client.send(*(client.headers(stream, fields("DELETE", "/")) for stream in streams))
             heads(client, streams[:4])
             client.sock.shutdown(socket.SHUT_WR)
-            to_the_end(client)
+            client.to_the_end()
             for stream in streams[4:]:
                 assert client.answers[stream].reset == ErrorCodes.REFUSED_STREAM
 
@@ -205,7 +190,7 @@ def test_compressed_responses_count_as_others_do() -> None:
         with at(gateway, {WINDOW: 0}) as client:
             client.send(*(client.headers(stream, gzip) for stream in range(1, 40, 2)))
             heads(client, range(1, 8, 2))
-            begun(client)
+            client.assert_read()
             assert len(node.seen) == 4
 
 
@@ -221,7 +206,7 @@ def test_who_asks_back_at_each_small_answer_goes_on() -> None:
                 client.send(client.headers(stream, fields("POST", "/"), end=False), data(stream))
                 client.finished(stream)
                 client.send(window_update(0, 5))
-                begun(client)
+                client.assert_read()
 
 
 def test_who_asks_back_at_each_small_frame_goes_on() -> None:
@@ -241,7 +226,7 @@ def test_who_asks_back_at_each_small_frame_goes_on() -> None:
             client.send(client.headers(1))
             for _ in range(300):
                 frame = client.wait(lambda frame: isinstance(frame, frames.DataFrame), "a message")
-                begun(client)
+                client.assert_read()
                 client.send(window_update(0, len(frame.data)), window_update(1, len(frame.data)))
             enough.set()
             client.assert_answered(1)

@@ -30,7 +30,6 @@ from uwgate.router.http2_ends import CLOSING, OPEN, PREFACE, PROBE, Ends
 from uwgate.router.http2_ends import GONE as CLOSED
 from uwgate.router.http2_limits import FREE_BYTES, FREE_FIELDS, Limits
 from uwgate.router.http2_stream import Http2Stream
-from uwgate.router.http2_turns import TURN, WARY_TURN
 from uwgate.router.phases import IDLE, TUNNEL
 
 if TYPE_CHECKING:
@@ -172,7 +171,7 @@ class Http2Connection(Ends, asyncio.Protocol):
 
     def _take_some(self, frames: list[Frame]) -> None:
         """As many as there is time for; raises Http2Error."""
-        until = time.monotonic() + (WARY_TURN if self.wary else TURN)
+        until = self.turn_ends()
         self.unread = []
         for place, frame in enumerate(frames, 1):
             self._take(frame)

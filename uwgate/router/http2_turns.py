@@ -7,6 +7,7 @@ what it has sent (``FrameReader``), its nodes a part of what it asks for.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from uwgate.protocols.http2 import ErrorCode, Http2Error, StreamError
@@ -18,12 +19,8 @@ if TYPE_CHECKING:
     from uwgate.router.http2_stream import Http2Stream
 
 
-TURN = 0.002
-"""Seconds that what a connection has sent may take in one turn of the loop."""
-
-WARY_TURN = 0.0005
-"""The same of a client that gives much up."""
-
+_TURN = 0.002  # seconds that what a connection has sent may take in one turn of the loop
+_WARY_TURN = 0.0005  # the same of a client that gives much up
 _ALL = 1 << 30
 _FREE = (IDLE, TUNNEL)
 _UNTAKEN = 8  # requests: one of whose response the client has never taken anything, nor can
@@ -61,6 +58,10 @@ class Turns(Output):
         raise AssertionError
 
     # --- frames -----------------------------------------------------------------------------------
+
+    def turn_ends(self) -> float:
+        """Until when (monotonic seconds) frames of this connection are dealt with."""
+        return time.monotonic() + (_WARY_TURN if self.wary else _TURN)
 
     def take_turns(self) -> None:
         """More is here than one turn of the loop may cost: others have theirs first."""

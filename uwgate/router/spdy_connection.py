@@ -51,7 +51,6 @@ from uwgate.router.errors import FAILURES, Failure
 from uwgate.router.http2_connection import Http2Connection
 from uwgate.router.http2_ends import FOREVER, OPEN
 from uwgate.router.http2_stream import Http2Stream
-from uwgate.router.http2_turns import TURN
 from uwgate.router.spdy_stream import SpdyShared, SpdyStream, lines_of, size_of
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ class SpdyConnection(Http2Connection):
             return
         self.buffer += data
         self.scheduled = True  # in any case, below
-        taken, left, until = False, MOST_AT_ONCE, time.monotonic() + TURN
+        taken, left, until = False, MOST_AT_ONCE, self.turn_ends()
         try:
             while left and self.stage == OPEN and self._read_one():
                 taken, left = True, left - 1 if time.monotonic() < until else 0

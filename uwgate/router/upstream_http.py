@@ -149,8 +149,7 @@ class HttpBack(Back, asyncio.Protocol):
         if self.state == RAW and self.exchange is not None:
             self.exchange.front.tunnel_eof()
             return True
-        if self.exchange is None:
-            self._unlist()
+        self._unlist()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -179,7 +178,7 @@ class HttpBack(Back, asyncio.Protocol):
 
     def _unlist(self) -> None:
         """Not for the next request: what would be sent is lost, or served twice."""
-        if self in self.node.idle:
+        if self.exchange is None and self in self.node.idle:
             self.node.idle.remove(self)
 
     def pause_writing(self) -> None:
@@ -201,8 +200,7 @@ class HttpBack(Back, asyncio.Protocol):
             self.transport.write(data)
 
     def abort(self) -> None:
-        if self.exchange is None:
-            self._unlist()
+        self._unlist()
         self.exchange = self._pumped = None
         self.deadline = 0.0
         self.transport.abort()
