@@ -129,6 +129,8 @@ class Turns(Output):
     def _admit(self) -> None:
         self.admission = None
         self.wary = self.limits.wary
+        if self.wary and self.more:
+            return  # what came with them may be the end of some: ``flush`` comes back behind it
         free = self.most_requests - self._busy()
         narrow = free <= 0 and self.is_narrow()
         if free <= 0 and not narrow:
